@@ -1,0 +1,157 @@
+"""What a run is: the schema of every YAML file under configs/.
+
+A file is checked in full before anything heavy is imported or loaded. Options of a method are the
+keyword arguments of its constructor: the signature is their schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass
+class DataConfig:
+    """Images and labels.
+
+    Args:
+        task: Name of an embedded task, of a VTAB-1k task, or any name for a folder of one's own.
+        root: Directory of the data; None is the embedded suite in the user cache.
+        format: Layout under `root`; `auto` looks.
+        split: What is trained on. `train800` evaluates on val200 while it trains.
+        resize: `squash` ignores the aspect ratio (VTAB); `crop` keeps it and cuts the centre.
+        interpolation: `auto` is the backbone's own.
+        augment: Random changes of training images.
+        batch_size: Images a step and a device.
+        eval_batch_size: Images a step in evaluation.
+        workers: Loader processes.
+        drop_last: Leave out the last, smaller batch of an epoch.
+        on_error: What an unreadable image does.
+    """
+
+    task: str = "digits"
+    root: Path | None = None
+    format: Literal["auto", "embedded", "vtab", "folder"] = "auto"
+    split: Literal["train800", "train800val200"] = "train800val200"
+    resize: Literal["squash", "crop"] = "squash"
+    interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
+    augment: Literal["none", "flip", "crop_flip"] = "none"
+    batch_size: int = 64
+    eval_batch_size: int = 128
+    workers: int = 0
+    drop_last: bool = False
+    on_error: Literal["stop", "skip"] = "stop"
+
+
+@dataclass
+class HeadConfig:
+    """The classifier.
+
+    Args:
+        init: `zero`; `trunc_normal` with std 0.01 (AdaptFormer); `vpt`: kaiming fan-out, bias -log(99).
+        batch_norm: A BatchNorm1d without affine parameters before the linear map (AdaptFormer).
+    """
+
+    init: Literal["zero", "trunc_normal", "vpt"] = "trunc_normal"
+    batch_norm: bool = False
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule: linear warm-up, then cosine, per step.
+
+    Args:
+        name: Optimiser.
+        lr: Peak learning rate of the method.
+        weight_decay: Decay of the method's matrices.
+        decay_vectors: Decay one-dimensional parameters (biases, scales, norms) too.
+        momentum: Of SGD.
+        head_lr: Peak learning rate of the head; None is `lr`.
+        head_weight_decay: Decay of the head; None is `weight_decay`.
+        warmup_epochs: Length of the warm-up, counted in epochs; the schedule moves every step.
+        min_lr: Where the cosine ends, as a fraction of the peak.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    decay_vectors: bool = False
+    momentum: float = 0.9
+    head_lr: float | None = None
+    head_weight_decay: float | None = None
+    warmup_epochs: float = 10.0
+    min_lr: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    """How the run goes.
+
+    Args:
+        epochs: Passes over the training images.
+        precision: Of the forward and backward pass, in Lightning's words.
+        accumulate: Batches summed into one optimiser step.
+        clip: Largest gradient norm; None does not clip.
+        ema: Decay of an average of the trained parameters that is evaluated and saved; None keeps none.
+        label_smoothing: Of the cross-entropy.
+        selection: `last` epoch, or the best on val200 (needs `data.split: train800`).
+        val_every: Epochs between evaluations on val200.
+        accelerator: Lightning's accelerator.
+        devices: How many of them; -1 is all.
+        nodes: Machines.
+        strategy: Lightning's strategy.
+        compile: Use torch.compile.
+        resume: Go on from the last checkpoint in the run's folder if there is one.
+    """
+
+    epochs: int = 100
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    label_smoothing: float = 0.0
+    selection: Literal["last", "best_val"] = "last"
+    val_every: int = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    compile: bool = False
+    resume: bool = False
+
+
+@dataclass
+class Config:
+    """One experiment.
+
+    Args:
+        method: `{name: vpt, prompts: 10}`, or a list of such, attached in order.
+        backbone: `vit_base_patch16_224.orig_in21k` (timm), `open_clip:ViT-B-16/openai`,
+            `hf:google/vit-base-patch16-224-in21k`, or an embedded one (`vit_small_patch14_saliency`).
+        pretrained: `auto`; `none` for random weights; or the path of a weights file.
+        image_size: Side of the square input, or [height, width]; None is the backbone's own.
+        normalization: `auto` is the backbone's own; the others are the three historical choices.
+        drop_path: Stochastic depth of the backbone's branches, growing linearly with depth.
+        head: The classifier.
+        data: Images and labels.
+        optim: Optimiser and schedule.
+        train: How the run goes.
+        seed: Of initialisation, order and dropout.
+        output: Folder that receives one folder a run, and results.jsonl.
+        name: The run's folder; None is made from task, method, backbone and seed.
+    """
+
+    method: dict[str, Any] | list[dict[str, Any]] = field(default_factory=lambda: {"name": "linear"})
+    backbone: str = "vit_small_patch14_saliency"
+    pretrained: str = "auto"
+    image_size: int | list[int] | None = None
+    normalization: Literal["auto", "imagenet", "inception", "none"] = "auto"
+    drop_path: float = 0.0
+    head: HeadConfig = field(default_factory=HeadConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    output: Path = Path("runs")
+    name: str | None = None
