@@ -161,15 +161,18 @@ def write_atomic(path: Path, data: bytes | Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         if callable(data):
             data(temporary)
+            temporary.chmod(mode)  # safetensors leaves a file that only its owner may read
         else:
             temporary.write_bytes(data)
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own type
-        before = "the file that was there is unchanged" if path.exists() else "nothing is left of it"
+        before = "the file that was there is unchanged" if path.exists() else "no file is left behind"
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
             f"{path} could not be written: {reason}; {before}. Free some space or choose another place."

@@ -117,7 +117,7 @@ def _convert(backbone: EmbeddedBackbone, path: Path) -> dict[str, Tensor]:
 
 
 def onnx_weights(graph: bytes) -> dict[str, Tensor]:
-    """The backbone's parameters in a transformers `Dinov2Model` that torch exported to ONNX, under that model's names.
+    """The backbone of a transformers `Dinov2Model` that torch exported to ONNX, named as in its published checkpoints.
 
     The export folds constants: a linear's weight is an anonymous, transposed input of a node that is named after
     the linear, and the position embedding is cut in two, for the class token and for the patches.
@@ -140,7 +140,7 @@ def onnx_weights(graph: bytes) -> dict[str, Tensor]:
 
 
 def timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A transformers `Dinov2Model` state dict as timm's: other names, and one qkv linear a block."""
+    """A published checkpoint of transformers' `Dinov2Model` as timm's: other names, and one qkv linear a block."""
     renamed: dict[str, Tensor] = {}
     for name, weight in state.items():
         for theirs, timms in _RENAMES:

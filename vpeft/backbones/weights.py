@@ -23,12 +23,12 @@ class Weights:
     """What a result row says of a backbone's weights.
 
     Args:
-        source: Kind of place they came from.
+        source: Kind of place they came from; `given` is a model that the caller built.
         origin: Tag on the hub, name of the file, `package==version`, or `seed 0` for random weights.
         sha256: `content_hash` of the vendor model.
     """
 
-    source: Literal["hub", "file", "embedded", "random"]
+    source: Literal["hub", "file", "embedded", "random", "given"]
     origin: str
     sha256: str
 
