@@ -1,0 +1,221 @@
+"""YAML files and command lines -> a checked `Config`, before anything heavy is imported.
+
+A file states a recipe. Its optional `embedded:` section holds the values that replace those above it
+while `data.root` is not given, so that the same file runs on the small suite that installs from
+published packages. The command line has the last word. What comes out is one resolved `Config`
+without that section; `to_yaml` writes it as a file that runs again as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+import jsonargparse
+import yaml
+
+from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes
+from vpeft.setting import Setting, alternatives, check_type, near, parse_types, quoted, schema
+from vpeft.yaml_file import load_yaml, read_yaml
+
+__all__ = ["Config", "ConfigError", "DataConfig", "HeadConfig", "OptimConfig", "TrainConfig", "parse", "to_yaml"]
+
+COMMAND_LINE = "command line"
+Settings = dict[str, Setting]  # by dotted key: "method", "data.task"; in overrides also "method.prompts"
+
+
+def parse(argv: Sequence[str], prog: str = "tools/train.py") -> Config:
+    """Read `CONFIG [--key value ...] [--print_config]`.
+
+    Args:
+        argv: Words of the command line. Keys are dotted (`--data.task`, `--method.prompts`); values are YAML.
+        prog: Name of the command in `--help`.
+
+    Raises:
+        ConfigError: The first mistake.
+        SystemExit: With 0, after `--help` or `--print_config` has been printed.
+    """
+    if "-h" in argv or "--help" in argv:
+        print(_help(prog), end="")
+        raise SystemExit(0)
+    files, overrides = split_words([word for word in argv if word != "--print_config"])
+    if len(files) != 1:
+        given = f"got {' and '.join(files)}" if files else "give one, such as configs/vtab/vpt.yaml"
+        raise ConfigError(f"{COMMAND_LINE}: one config file is expected; {given}")
+    config = resolve(read_yaml(files[0]), files[0], overrides)
+    if "--print_config" in argv:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as the text of a config file, which `parse` reads back to an equal `Config`."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Positional words, and the `--key value` or `--key=value` pairs, in their order.
+
+    Raises:
+        ConfigError: A key without a value.
+    """
+    positional, pairs, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            positional.append(word)
+            continue
+        key, given, value = word[2:].partition("=")
+        if not given and (not rest or rest[0].startswith("--")):
+            raise ConfigError(f"{COMMAND_LINE}: --{key} needs a value: --{key} VALUE")
+        pairs.append((key, value if given else rest.pop(0)))
+    return positional, pairs
+
+
+def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str, str]] = ()) -> Config:
+    """The `Config` of a file's content and of the pairs that override it, in the order the module's docstring gives.
+
+    Args:
+        tree: Content of the file.
+        source: Name of the file in errors.
+        overrides: Dotted keys and their values in YAML.
+
+    Raises:
+        ConfigError: The first mistake.
+    """
+    tree = dict(tree)
+    embedded = _flatten(tree.pop("embedded", None), source, "embedded", "")
+    recipe = _flatten(tree, source)
+    given = [item for key, text in overrides for item in _override(key, text)]
+    root = (recipe | dict(given)).get("data.root", Setting(None, source))
+    if root.value is None:
+        recipe = _merge(recipe, embedded.items())
+    settings = _merge(recipe, given)
+    config = _build(settings, source)
+    # Last, because the signatures of the methods cannot be read without importing torch.
+    for setting in (recipe.get("method"), settings.get("method")):
+        _check_method(setting)
+    return config
+
+
+def _flatten(tree: Any, source: str, shown: str = "", prefix: str = "") -> Settings:
+    """Settings of a nested mapping; `shown` is what errors write before a key, `prefix` what the schema does."""
+    if tree is None:  # a section without content
+        return {}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{source}: {shown} holds several settings, not the single value {quoted(tree)}")
+    found: Settings = {}
+    for key, value in tree.items():
+        name, label = f"{prefix}{key}", f"{shown}.{key}" if shown else str(key)
+        if name in schema():
+            found[name] = Setting(value, source)
+            check_type(name, label, found[name])
+        elif any(known.startswith(f"{name}.") for known in schema()):
+            found |= _flatten(value, source, label, f"{name}.")
+        else:
+            raise ConfigError(f"{source}: there is no '{label}'; {near(name, prefix)}")
+    return found
+
+
+def _override(key: str, text: str) -> Iterator[tuple[str, Setting]]:
+    """The settings in `--key text`, where the text is YAML, or as it stands for texts and paths."""
+    allowed = alternatives(schema().get(key, Any))
+    literal = any(kind in (str, Path) or get_origin(kind) is Literal for kind in allowed)
+    value: Any = text
+    if not literal or (type(None) in allowed and text == "null"):
+        try:
+            value = load_yaml(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{COMMAND_LINE}: the value of --{key} is not valid YAML: {text}") from error
+    if key.startswith("method."):
+        yield key, Setting(value, COMMAND_LINE)
+        return
+    tree = functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
+    yield from _flatten(tree, COMMAND_LINE).items()
+
+
+def _merge(settings: Settings, given: Iterable[tuple[str, Setting]]) -> Settings:
+    """Later settings replace earlier ones; the options of a method are merged while its name stays the same."""
+    merged = dict(settings)
+    for key, new in given:
+        if key.startswith("method"):
+            old = merged.get("method", Setting(Config().method, new.source))
+            merged["method"] = Setting(_method(old, key, new), new.source)
+        else:
+            merged[key] = new
+    return merged
+
+
+def _method(old: Setting, key: str, new: Setting) -> Any:
+    if key != "method":
+        if isinstance(old.value, list):
+            raise ConfigError(
+                f"{new.source}: --{key} does not say which of the {len(old.value)} methods of {old.source} it is for; "
+                """give the whole list, as in --method '[{"name": "vpt"}, {"name": "lora"}]'"""
+            )
+        return {**old.value, key.removeprefix("method."): new.value}
+    both = isinstance(old.value, dict) and isinstance(new.value, dict)
+    return (
+        {**old.value, **new.value}
+        if both and new.value.get("name", old.value["name"]) == old.value["name"]
+        else new.value
+    )
+
+
+def _build(settings: Settings, source: str) -> Config:
+    nested: dict[str, Any] = {}
+    for key, setting in settings.items():
+        *groups, leaf = key.split(".")
+        functools.reduce(lambda level, group: level.setdefault(group, {}), groups, nested)[leaf] = setting.value
+    method = nested.pop("method", None)
+    config = _dataclass(Config, parse_types(nested))
+    config.method = method or config.method
+    for key, sentence in mistakes(config):
+        raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
+    return config
+
+
+def _dataclass(kind: type, namespace: jsonargparse.Namespace) -> Any:
+    # By hand: `parser.instantiate` calls whatever a `class_path` inside an untyped value names.
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            key: _dataclass(hints[key], value) if is_dataclass(hints[key]) else value
+            for key, value in vars(namespace).items()
+        }
+    )
+
+
+def _check_method(setting: Setting | None) -> None:
+    from vpeft import methods
+
+    if setting is None:
+        return
+    try:
+        methods.check(setting.value)
+    except ValueError as error:
+        raise ConfigError(f"{setting.source}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _help(prog: str) -> str:
+    parser = jsonargparse.ArgumentParser(prog=prog, usage=f"{prog} CONFIG [--key value ...] [--print_config]")
+    parser.add_class_arguments(Config)
+    for action in parser._actions:
+        # Whole sections and `--method+` are forms of jsonargparse that are not read here.
+        if is_dataclass(get_type_hints(Config).get(action.dest)):
+            action.help = argparse.SUPPRESS
+        action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
+    return parser.format_help()
