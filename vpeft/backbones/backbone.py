@@ -1,0 +1,136 @@
+"""A frozen backbone of any family, its loop over blocks written in the open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from vpeft.backbones.weights import Weights
+from vpeft.seams import Affine, Block, TokenEdit
+
+
+class Family(Protocol):
+    """What differs between families of backbones; one small file each."""
+
+    blocks: list[Block]
+    affines: dict[str, Affine]  # outside the blocks: patch_embed, norm_pre, norm
+    norm: nn.Module  # the last norm before pooling
+    unused: tuple[str, ...]  # parameters of the vendor model that `pool` never reads
+
+    def embed(self, images: Tensor) -> Tensor: ...  # B 3 H W -> tokens entering the first block
+    def between(self, index: int, x: Tensor) -> Tensor: ...  # before block `index`: patch merging
+    def finish(self, x: Tensor) -> Tensor: ...  # tokens leaving the last block -> normalised
+    def pool(self, x: Tensor) -> Tensor: ...  # -> B C
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a backbone's images were prepared when it was trained: its own data config.
+
+    Args:
+        mean: Channel means on the scale 0..1.
+        std: Channel standard deviations on the same scale.
+        interpolation: `bilinear` or `bicubic`.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+def own_preprocessing(model: Any) -> Preprocessing:
+    """What timm knows of a model's images: its own config, or ImageNet's mean and deviation."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+    return Preprocessing(config["mean"], config["std"], interpolation)
+
+
+class Backbone(nn.Module):
+    """A vendor model seen through the seams.
+
+    `forward` maps normalised images [B, 3, H, W] to features [B, dim] and equals the vendor's own
+    forward as long as no method is attached.
+
+    Args:
+        name: What `create` was called with.
+        model: The vendor's model; its keys stay untouched, as `model.<vendor key>`.
+        family: Where its parts are.
+        dim: Width of the features.
+        image_size: Height and width of its images.
+        patch: Height and width of a patch.
+        preprocessing: Its own data config.
+        weights: Where its weights come from, and their hash.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        family: Family,
+        dim: int,
+        image_size: tuple[int, int],
+        patch: tuple[int, int],
+        preprocessing: Preprocessing,
+        weights: Weights,
+    ) -> None:
+        super().__init__()
+        self.name, self.model, self.family = name, model, family
+        self.dim, self.image_size, self.patch = dim, image_size, patch
+        self.mean, self.std = preprocessing.mean, preprocessing.std
+        self.interpolation = preprocessing.interpolation
+        self.weights = weights
+        self._on_pixels: list[TokenEdit] = []
+        self._before_finish: list[TokenEdit] = []
+
+    @property
+    def blocks(self) -> list[Block]:
+        return self.family.blocks
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patch grid entering the first block."""
+        return self.blocks[0].grid
+
+    @property
+    def windowed(self) -> bool:
+        return self.blocks[0].windowed
+
+    def edit_pixels(self, edit: Callable[[Tensor], Tensor]) -> None:
+        """Change images [B, 3, H, W] before the patch embedding."""
+        self._on_pixels.append(edit)
+
+    def before_finish(self, edit: TokenEdit) -> None:
+        """Change the tokens that leave the last block, before the final norm and the pooling."""
+        self._before_finish.append(edit)
+
+    def embed(self, images: Tensor) -> Tensor:
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(
+                f"{self.name} was built for images of {self.image_size[0]}x{self.image_size[1]} pixels and was given "
+                f"{images.shape[-2]}x{images.shape[-1]}. Resize them, or build it with image_size."
+            )
+        for edit in self._on_pixels:
+            images = edit(images)
+        return self.family.embed(images)
+
+    def between(self, index: int, x: Tensor) -> Tensor:
+        return self.family.between(index, x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        for edit in self._before_finish:
+            x = edit(x)
+        return self.family.finish(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.family.pool(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for index, block in enumerate(self.blocks):
+            x = block(self.between(index, x))
+        return self.pool(self.finish(x))

@@ -1,0 +1,128 @@
+"""Vision towers of transformers, by hub name or local folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.layers import resample_abs_pos_embed
+from torch import nn
+from transformers import AutoConfig, CLIPVisionModel, Dinov2Model, Dinov2WithRegistersModel, SiglipVisionModel, ViTModel
+from transformers.utils import cached_file
+
+from vpeft.backbones.backbone import Preprocessing
+from vpeft.backbones.hf_vit import grid_of, prefix_of
+from vpeft.backbones.load_timm import Loaded, check_keys
+from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load_file
+
+_INCEPTION = (0.5, 0.5, 0.5)
+_TOWERS: dict[str, Any] = {
+    "vit": ViTModel,
+    "dinov2": Dinov2Model,
+    "dinov2_with_registers": Dinov2WithRegistersModel,
+    "clip": CLIPVisionModel,
+    "clip_vision_model": CLIPVisionModel,
+    "siglip": SiglipVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+}
+# What each family was trained with, for a folder that has no preprocessor_config.json.
+_OWN = {
+    "vit": Preprocessing(_INCEPTION, _INCEPTION, "bilinear"),
+    "dinov2": Preprocessing(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, "bicubic"),
+    "dinov2_with_registers": Preprocessing(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, "bicubic"),
+    "clip": Preprocessing(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, "bicubic"),
+    "clip_vision_model": Preprocessing(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, "bicubic"),
+    "siglip": Preprocessing(_INCEPTION, _INCEPTION, "bicubic"),
+    "siglip_vision_model": Preprocessing(_INCEPTION, _INCEPTION, "bicubic"),
+}
+_PIL_BILINEAR = 2
+
+
+def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
+    """Build the vision tower of `name`, a hub name or a folder with a config.json."""
+    try:
+        config: Any = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if Path(name).expanduser().is_dir():
+            raise ValueError(f"The folder {name} holds no config.json that transformers can read: {error}") from error
+        raise hub_unreachable(f"hf:{name}", error) from error
+    if config.model_type not in _TOWERS:
+        raise ValueError(
+            f"hf:{name} is a '{config.model_type}'; supported vision towers are {', '.join(sorted(_TOWERS))}."
+        )
+    tower = _TOWERS[config.model_type]
+    options = {"add_pooling_layer": False} if tower is ViTModel else {}
+    vision = getattr(config, "vision_config", config)
+    model: Any
+    if pretrained == "auto":
+        try:
+            model = tower.from_pretrained(name, config=vision, **options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise hub_unreachable(f"hf:{name}", error) from error
+        source, origin = ("file" if Path(name).expanduser().is_dir() else "hub"), f"hf/{name}"
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = tower(vision, **options)
+        if pretrained == "none":
+            source, origin = "random", f"seed {seed}"
+        else:
+            path = Path(pretrained).expanduser()
+            state = load_file(path)
+            check_keys(model.state_dict(), state, path)
+            model.load_state_dict(state)
+            source, origin = "file", path.name
+    model.set_attn_implementation("sdpa")
+    weights = Weights(source, origin, content_hash(model))  # type: ignore[arg-type]
+    if image_size is not None:
+        resize(model, image_size, name)
+    return model, _preprocessing(name, config.model_type), weights
+
+
+def _preprocessing(name: str, kind: str) -> Preprocessing:
+    try:
+        found = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        found = None
+    if found is None:
+        return _OWN[kind]
+    stored = json.loads(Path(found).read_text())
+    if "image_mean" not in stored:
+        return _OWN[kind]
+    interpolation = "bilinear" if stored.get("resample") == _PIL_BILINEAR else "bicubic"
+    return Preprocessing(tuple(stored["image_mean"]), tuple(stored["image_std"]), interpolation)
+
+
+def resize(model: Any, image_size: tuple[int, int], name: str) -> None:
+    """Set a tower to another image size, its position embeddings resampled."""
+    patch = model.config.patch_size
+    side = image_size[0]
+    if image_size[0] != image_size[1] or side % patch:
+        raise ValueError(
+            f"image_size {image_size[0]}x{image_size[1]} does not suit hf:{name}: transformers' towers take square "
+            f"images whose side is a multiple of the patch of {patch} pixels. timm's towers take any shape."
+        )
+    old, prefix = grid_of(model), 0 if model.config.model_type == "siglip_vision_model" else 1
+    if old == (side // patch, side // patch):
+        return
+    model.config.image_size = side
+    embeddings = model.embeddings
+    learned = hasattr(embeddings, "position_embedding")  # CLIP and SigLIP look positions up in an nn.Embedding
+    table = embeddings.position_embedding.weight.data[None] if learned else embeddings.position_embeddings.data
+    resampled = resample_abs_pos_embed(
+        table, new_size=[side // patch] * 2, old_size=list(old), num_prefix_tokens=prefix
+    )
+    if not learned:
+        embeddings.position_embeddings = nn.Parameter(resampled)
+        embeddings.patch_embeddings.image_size = (side, side)
+        embeddings.patch_embeddings.num_patches = resampled.shape[1] - prefix
+        embeddings.image_size = (side, side)
+        return
+    embeddings.position_embedding = nn.Embedding.from_pretrained(resampled[0], freeze=False)
+    embeddings.position_ids = torch.arange(len(resampled[0])).expand(1, -1)
+    embeddings.image_size, embeddings.num_patches, embeddings.num_positions = side, len(resampled[0]) - prefix, len(
+        resampled[0]
+    )

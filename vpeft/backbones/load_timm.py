@@ -1,0 +1,133 @@
+"""timm models, the original Google .npz checkpoints among their files, and the embedded backbones."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from vpeft.backbones.backbone import Preprocessing, own_preprocessing
+from vpeft.backbones.embedded import EMBEDDED, embedded_state_dict
+from vpeft.backbones.weights import Weights, check_file, content_hash, hub_unreachable, load_file
+
+Loaded = tuple[Any, Preprocessing, Weights]
+
+
+def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
+    """Build timm's `name` (or an embedded backbone) without its classifier, and resample it to `image_size`."""
+    architecture = EMBEDDED[name].architecture if name in EMBEDDED else known(name)
+    if pretrained == "auto" and name not in EMBEDDED:
+        model = _from_hub(architecture)
+        source, origin = "hub", f"timm/{model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}"
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = timm.create_model(architecture, pretrained=False, num_classes=0)
+        if pretrained == "none":
+            source, origin = "random", f"seed {seed}"
+        elif pretrained == "auto":
+            model.load_state_dict(embedded_state_dict(name))
+            source, origin = "embedded", EMBEDDED[name].requirement
+        else:
+            path = Path(pretrained).expanduser()
+            _from_file(model, path)
+            source, origin = "file", path.name
+    preprocessing = own_preprocessing(model)
+    # Before the position embeddings are resampled: their last bits depend on the machine.
+    weights = Weights(source, origin, content_hash(model))  # type: ignore[arg-type]
+    if image_size is not None:
+        resize(model, image_size, name)
+    return model, preprocessing, weights
+
+
+def known(name: str) -> str:
+    """`name` as timm knows it, with or without a tag of pretrained weights.
+
+    Raises:
+        ValueError: timm has no such model or tag; near ones are named.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, [*timm.list_models(), *EMBEDDED], n=3, cutoff=0.7)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()."
+        raise ValueError(f"There is no backbone '{name}'. {hint} Other libraries are named open_clip:... and hf:...")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ValueError(f"timm's {architecture} has no weights '{tag}'. It has {', '.join(tags) or 'none'}.")
+    return name
+
+
+def _from_hub(name: str) -> Any:
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except (OSError, RuntimeError, ValueError) as error:  # what huggingface_hub and timm raise without a network
+        raise hub_unreachable(name, error) from error
+
+
+def _from_file(model: Any, path: Path) -> None:
+    check_file(path)
+    if path.suffix == ".npz":
+        _from_npz(model, path)
+        return
+    state = load_file(path)
+    module = importlib.import_module(type(model).__module__)
+    state = module.checkpoint_filter_fn(state, model)  # names of other releases; resampled to the model's own size
+    classifier = model.pretrained_cfg.get("classifier", "head")
+    state = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+    check_keys(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def _from_npz(model: Any, path: Path) -> None:
+    if not hasattr(model, "load_pretrained"):
+        raise ValueError(f"{path} is a .npz of the original Google ViTs, which {type(model).__name__} cannot read.")
+    try:
+        model.load_pretrained(str(path))
+    except Exception as error:  # zipfile, numpy and timm each raise their own
+        raise ValueError(
+            f"{path} is not a complete .npz checkpoint of this model in Google's layout ({type(error).__name__}: "
+            f"{error}). Download it again, or choose the model that it belongs to."
+        ) from error
+
+
+def check_keys(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
+    """Refuse a file that does not fit the model, saying where they differ first."""
+    missing = [key for key in wanted if key not in given]
+    extra = [key for key in given if key not in wanted]
+    shaped = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
+    if not (missing or extra or shaped):
+        return
+    differs = [f"{len(missing)} tensors are missing ({missing[0]}, ...)"] if missing else []
+    differs += [f"{len(extra)} are not of this model ({extra[0]}, ...)"] if extra else []
+    differs += [
+        f"{key} is {list(given[key].shape)} in the file and {list(wanted[key].shape)} in the model"
+        for key in shaped[:1]
+    ]
+    raise ValueError(f"{path} does not fit this backbone: {'; '.join(differs)}. Choose the backbone it was made for.")
+
+
+def resize(model: Any, image_size: tuple[int, int], name: str) -> None:
+    """Set the model to another image size; Swin keeps its window."""
+    patch = model.patch_embed.patch_size
+    if image_size[0] % patch[0] or image_size[1] % patch[1]:
+        raise ValueError(
+            f"image_size {image_size[0]}x{image_size[1]} is not a multiple of {name}'s patch of {patch[0]} pixels; "
+            f"the nearest are {_nearest(image_size[0], patch[0])} and {_nearest(image_size[0], patch[0]) + patch[0]}."
+        )
+    if image_size == tuple(model.patch_embed.img_size):
+        return
+    windows = {"window_size": [stage.blocks[0].window_size for stage in model.layers]} if _is_swin(model) else {}
+    model.set_input_size(img_size=image_size, **windows)
+
+
+def _is_swin(model: Any) -> bool:
+    return hasattr(model, "layers")
+
+
+def _nearest(size: int, patch: int) -> int:
+    return max(patch, size // patch * patch)

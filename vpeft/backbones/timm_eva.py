@@ -1,0 +1,124 @@
+"""timm's Eva: the ViTs with rotary position embeddings, DINOv3 among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import Eva, EvaBlock
+from torch import Tensor, nn
+
+from vpeft.backbones.refusal import refuse_block
+from vpeft.backbones.timm_vit import mlp_affines
+from vpeft.seams import Affine, Block, Branch
+
+
+class TimmEva:
+    unused: tuple[str, ...] = ()
+
+    def __init__(self, model: Eva) -> None:
+        self.model: Any = model
+        self.rotary: Tensor | None = None  # of the images being embedded; every block reads it
+        self.norm: nn.Module = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
+        self.affines = {"patch_embed": Affine(model.patch_embed.proj, channels=1)}
+        if not isinstance(model.norm_pre, nn.Identity):
+            self.affines["norm_pre"] = Affine(model.norm_pre)
+        if not isinstance(self.norm, nn.Identity):
+            self.affines["norm"] = Affine(self.norm)
+        self.blocks = [self._block(index, block) for index, block in enumerate(model.blocks)]
+        if model.num_classes:
+            self.unused = tuple(f"head.{name}" for name, _ in model.head.named_parameters())
+
+    def _block(self, index: int, block: Any) -> Block:
+        if type(block) is not EvaBlock:
+            raise refuse_block(block)
+        attn = block.attn
+        if attn.qkv is None:
+            maps = {"q": Affine(attn.q_proj), "k": Affine(attn.k_proj), "v": Affine(attn.v_proj)}
+        else:
+            # With a q bias and a v bias beside it, the fused weight is read and not called.
+            biased_apart = getattr(attn, "q_bias", None) is not None
+            called = not biased_apart or attn.qkv_bias_separate
+            maps = {"qkv": Affine(attn.qkv, called=called)}
+        rope = Rope(self, index)
+        return Block(
+            block,
+            attn=Branch(opens=block.norm1, closes=block.drop_path1),
+            mlp=Branch(opens=block.norm2, closes=block.drop_path2),
+            affines={
+                "norm1": Affine(block.norm1),
+                **maps,
+                "proj": Affine(attn.proj),
+                "norm2": Affine(block.norm2),
+                **mlp_affines(block.mlp),
+            },
+            dim=self.model.embed_dim,
+            grid=self.model.patch_embed.grid_size,
+            prefix=self.model.num_prefix_tokens,
+            cross=RotaryCross(attn, rope),
+            extra=rope.arguments,
+            counts_prefix=attn,
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        x, self.rotary = self.model._pos_embed(self.model.patch_embed(images))
+        return self.model.norm_pre(x)
+
+    def between(self, index: int, x: Tensor) -> Tensor:
+        return x
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.model.norm(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.model.forward_head(x, pre_logits=True)
+
+
+class Rope:
+    """The rotary embedding of one block: shared by all, or its own where the model mixes axes."""
+
+    def __init__(self, family: TimmEva, index: int) -> None:
+        self.family, self.index = family, index
+
+    def table(self) -> Tensor | None:
+        table = self.family.rotary
+        return table[self.index] if table is not None and self.family.model.rope_mixed else table
+
+    def arguments(self) -> dict[str, Any]:
+        return {"rope": self.table()}
+
+
+class RotaryCross:
+    """Attention of given queries over given context, whose patches are rotated to their places."""
+
+    def __init__(self, attn: Any, rope: Rope) -> None:
+        self.attn, self.rope = attn, rope
+
+    def __call__(self, queries: Tensor, context: Tensor) -> Tensor:
+        attn = self.attn
+        q, k, v = self._project(queries, 0), self._project(context, 1), self._project(context, 2)
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        table, prefix = self.rope.table(), attn.num_prefix_tokens
+        if table is not None:
+            turned = apply_rot_embed_cat(k[:, :, prefix:], table, half=attn.rotate_half)
+            k = torch.cat([k[:, :, :prefix], turned], dim=2).type_as(v)
+        y = F.scaled_dot_product_attention(q, k, v)
+        y = attn.norm(y.transpose(1, 2).flatten(2))
+        if getattr(attn, "gate", None) is not None:
+            y = y * attn.gate(queries).sigmoid()
+        return attn.proj(y)
+
+    def _project(self, x: Tensor, which: int) -> Tensor:
+        attn = self.attn
+        if attn.qkv is None:
+            y = (attn.q_proj, attn.k_proj, attn.v_proj)[which](x)
+        else:
+            part = attn.qkv.weight.shape[0] // 3
+            rows = slice(which * part, (which + 1) * part)
+            bias = attn.qkv.bias
+            if getattr(attn, "q_bias", None) is not None:
+                bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+            y = F.linear(x, attn.qkv.weight[rows], None if bias is None else bias[rows])
+        return y.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)  # B heads N C/heads

@@ -1,0 +1,89 @@
+"""timm's VisionTransformer: ViT, DeiT, DINO, DINOv2, CLIP and SigLIP towers, with or without registers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block as ViTBlock
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vpeft.backbones.refusal import refuse_block
+from vpeft.seams import Affine, Block, Branch
+
+
+class TimmViT:
+    unused: tuple[str, ...] = ()
+
+    def __init__(self, model: VisionTransformer) -> None:
+        self.model: Any = model
+        self.norm: nn.Module = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
+        self.affines = {"patch_embed": Affine(model.patch_embed.proj, channels=1)}
+        if not isinstance(model.norm_pre, nn.Identity):
+            self.affines["norm_pre"] = Affine(model.norm_pre)
+        if not isinstance(self.norm, nn.Identity):
+            self.affines["norm"] = Affine(self.norm)
+        self.blocks = [self._block(block) for block in model.blocks]
+        if model.num_classes:
+            self.unused = tuple(f"head.{name}" for name, _ in model.head.named_parameters())
+
+    def _block(self, block: Any) -> Block:
+        if type(block) is not ViTBlock:
+            raise refuse_block(block)
+        attn = block.attn
+        return Block(
+            block,
+            attn=Branch(opens=block.norm1, closes=block.drop_path1),
+            mlp=Branch(opens=block.norm2, closes=block.drop_path2),
+            affines={
+                "norm1": Affine(block.norm1),
+                "qkv": Affine(attn.qkv),
+                "proj": Affine(attn.proj),
+                "norm2": Affine(block.norm2),
+                **mlp_affines(block.mlp),
+            },
+            dim=self.model.embed_dim,
+            grid=self.model.patch_embed.grid_size,
+            prefix=self.model.num_prefix_tokens,
+            cross=FusedCross(attn),
+        )
+
+    def embed(self, images: Tensor) -> Tensor:
+        x = self.model._pos_embed(self.model.patch_embed(images))
+        return self.model.norm_pre(self.model.patch_drop(x))
+
+    def between(self, index: int, x: Tensor) -> Tensor:
+        return x
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.model.norm(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.model.forward_head(x, pre_logits=True)
+
+
+def mlp_affines(mlp: Any) -> dict[str, Affine]:
+    """fc1 and fc2 of timm's MLPs; a SwiGLU keeps its gate apart (fc1_g, fc1_x)."""
+    names = [name for name in ("fc1", "fc1_g", "fc1_x", "fc2") if hasattr(mlp, name)]
+    return {name: Affine(getattr(mlp, name)) for name in names}
+
+
+class FusedCross:
+    """Attention of given queries over given context, through a fused qkv."""
+
+    def __init__(self, attn: Any) -> None:
+        self.attn = attn
+
+    def __call__(self, queries: Tensor, context: Tensor) -> Tensor:
+        attn = self.attn
+        split = attn.qkv.weight.shape[0] // 3
+        w, b = attn.qkv.weight, attn.qkv.bias
+        q = F.linear(queries, w[:split], None if b is None else b[:split])
+        k, v = F.linear(context, w[split:], None if b is None else b[split:]).chunk(2, dim=-1)
+        q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # B heads N C/heads
+        y = F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
+        y = attn.norm(y.transpose(1, 2).flatten(2))
+        if getattr(attn, "gate", None) is not None:
+            y = y * attn.gate(queries).sigmoid()
+        return attn.proj(y)
