@@ -1,0 +1,148 @@
+"""Parameter-efficient fine-tuning methods: one file each, one entry each.
+
+A method is an `nn.Module` that is built from a backbone and its own options, owns every parameter
+it adds, and wires itself in `attach`. A method that trains parameters of the backbone itself names
+them in `adopts`; they stay where they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints, runtime_checkable
+
+from torch import nn
+
+from vpeft.methods.adaptformer import AdaptFormer
+from vpeft.methods.bitfit import BitFit
+from vpeft.methods.full import Full
+from vpeft.methods.layernorm import LayerNormTuning
+from vpeft.methods.linear import Linear
+from vpeft.methods.lora import LoRA
+from vpeft.methods.partial import Partial
+from vpeft.methods.vpt import VPT
+
+if TYPE_CHECKING:
+    from vpeft.backbones import Backbone
+
+METHODS: dict[str, type[nn.Module]] = {
+    "adaptformer": AdaptFormer,
+    "bitfit": BitFit,
+    "full": Full,
+    "layernorm": LayerNormTuning,
+    "linear": Linear,
+    "lora": LoRA,
+    "partial": Partial,
+    "vpt": VPT,
+}
+
+
+class Method(Protocol):
+    """What every entry of METHODS is, besides an nn.Module."""
+
+    def attach(self, backbone: Backbone) -> None:
+        """Wire the method into the backbone's seams."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A method that trains parameters of the backbone."""
+
+    def adopts(self, backbone: Backbone) -> list[str]:
+        """Names in the vendor's model of the parameters to train."""
+        ...
+
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """A method whose change can be written into the backbone's weights."""
+
+    def merge(self, backbone: Backbone) -> None:
+        """Add the method to the backbone's weights, in place."""
+        ...
+
+
+Spec = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+def build(spec: Spec, backbone: Backbone) -> list[nn.Module]:
+    """Build the methods of a `method:` entry, `{name: vpt, prompts: 10}` or a list of such.
+
+    Raises:
+        ValueError: an unknown method or option, or one that this backbone has no place for.
+    """
+    check(spec)
+    methods: list[nn.Module] = []
+    for entry in _entries(spec):
+        options = {key: value for key, value in entry.items() if key != "name"}
+        methods.append(METHODS[entry["name"]](backbone, **options))
+    return methods
+
+
+def check(spec: Spec) -> None:
+    """Raise ValueError unless `spec` names known methods and options; needs no backbone.
+
+    Values are checked for their type here and for their meaning by the method itself.
+    """
+    for entry in _entries(spec):
+        name = entry.get("name")
+        if name not in METHODS:
+            near = difflib.get_close_matches(str(name), METHODS, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(METHODS)}."
+            raise ValueError(f"there is no method '{name}'; {hint}")
+        options = _signature(METHODS[name])
+        for key, value in entry.items():
+            if key == "name":
+                continue
+            if key not in options:
+                near = difflib.get_close_matches(key, options, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(options) or 'no options'}."
+                raise ValueError(f"method {name} has no '{key}'; {hint}")
+            if not _fits(value, options[key]):
+                raise ValueError(f"method {name}: {key} is {value!r}, which is not {_words(options[key])}.")
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of a method and their defaults."""
+    parameters = inspect.signature(METHODS[name]).parameters
+    return {key: p.default for key, p in parameters.items() if key != "backbone"}
+
+
+def resolve(spec: Spec) -> dict[str, Any] | list[dict[str, Any]]:
+    """`spec` with every option written out, so that a later change of a default changes nothing."""
+    full = [{"name": entry["name"], **options(entry["name"]), **entry} for entry in _entries(spec)]
+    return full[0] if isinstance(spec, Mapping) else full
+
+
+def _entries(spec: Spec) -> list[Mapping[str, Any]]:
+    entries = [spec] if isinstance(spec, Mapping) else list(spec)
+    if not entries or not all(isinstance(entry, Mapping) and "name" in entry for entry in entries):
+        raise ValueError(f"method is {spec!r}; it is written {{name: vpt, prompts: 10}}, or as a list of such.")
+    return cast(list[Mapping[str, Any]], entries)
+
+
+def _signature(method: type[nn.Module]) -> dict[str, Any]:
+    hints = get_type_hints(method.__init__, localns={"Backbone": object})  # imported for type checkers only
+    return {key: hint for key, hint in hints.items() if key not in ("backbone", "return")}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    union = getattr(hint, "__args__", ()) if hint not in (int, float, bool, str) else ()
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if getattr(hint, "__origin__", None) in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, union[0]) for item in value)
+    if union:
+        return any(_fits(value, member) for member in union)
+    return isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return names.get(hint, str(hint).replace("typing.", "").replace("collections.abc.", ""))

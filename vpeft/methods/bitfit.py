@@ -1,0 +1,37 @@
+"""BitFit (Ben Zaken, Ravfogel & Goldberg, ACL 2022, arXiv:2106.10199).
+
+    W x + b        b learns, W does not
+
+Every bias of the backbone: of the patch embedding, the norms, attention and MLP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from vpeft.backbones import Backbone
+
+
+class BitFit(nn.Module):
+    """Biases in place; 1 + 11 L + 1 vectors of width d on a ViT: 102,912 on ViT-B/16.
+
+    A bias is what torch calls one: a parameter named `bias`, or the `in_proj_bias`, `q_bias` and
+    `v_bias` of attentions that keep them apart. Relative position tables are none.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+
+    def attach(self, backbone: Backbone) -> None:
+        """Nothing to wire."""
+
+    def adopts(self, backbone: Backbone) -> list[str]:
+        last = {name: name.rpartition(".")[2] for name, _ in backbone.model.named_parameters()}
+        biases = [name for name, leaf in last.items() if leaf == "bias" or leaf.endswith("_bias")]
+        return [name for name in biases if name not in backbone.family.unused]
+
+    def merge(self, backbone: Backbone) -> None:
+        """The change is in the backbone already."""

@@ -1,0 +1,156 @@
+"""A frozen backbone, the methods on it, and a head: the model that trains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from vpeft.backbones import Backbone
+from vpeft.methods import Mergeable, Selective
+from vpeft.modules import Modules
+
+
+class Tuned(nn.Module):
+    """Freezes the backbone and attaches methods to it, in the order of the list.
+
+    What is trained follows from ownership: the parameters of the methods and of the head, and those
+    of the backbone that a selective method adopts. `forward` maps normalised images [B, 3, H, W] to
+    the head's output.
+
+    Args:
+        backbone: Is changed: its parameters are frozen and the methods hook into it.
+        methods: Built for this backbone, not attached yet.
+        head: Takes features [B, backbone.dim].
+        drop_path: Stochastic depth of the backbone's branches while training, 0 at the first block and
+            this much at the last.
+
+    Raises:
+        ValueError: a method has nothing to train.
+    """
+
+    def __init__(
+        self, backbone: Backbone, methods: Sequence[nn.Module], head: nn.Module, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.methods = nn.ModuleList(methods)
+        self.head = head
+        self.adopted: list[str] = []
+        self.drop_path = Modules[_DropBranch]()
+        if drop_path:
+            self._drop_paths(drop_path)  # first, so that what a method adds is not dropped with the branch
+        parameters = dict(backbone.model.named_parameters())
+        for method in methods:
+            method.attach(backbone)  # type: ignore[operator]
+            if isinstance(method, Selective):
+                names = method.adopts(backbone)
+                if not names:
+                    raise ValueError(f"{type(method).__name__} found nothing to train in {backbone.name}.")
+                self.adopted += [name for name in names if name not in self.adopted]
+        for name in self.adopted:
+            parameters[name].requires_grad_(True)
+        # Parametrized tensors change their names; adopted ones are found again under the new ones.
+        renamed = {id(p): name for name, p in backbone.model.named_parameters()}
+        self.adopted = [renamed[id(parameters[name])] for name in self.adopted]
+
+    def _drop_paths(self, rate: float) -> None:
+        blocks = self.backbone.blocks
+        for index, block in enumerate(blocks):
+            drop = _DropBranch(rate * index / max(1, len(blocks) - 1))
+            self.drop_path.append(drop)
+            block.attn.edit(drop)
+            block.mlp.edit(drop)
+
+    def train(self, mode: bool = True) -> Tuned:
+        """Set training mode of methods and head; the backbone's own dropout and drop-path stay off."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))
+
+    def delta(self) -> dict[str, Tensor]:
+        """What training changes: all of methods and head, buffers too, and adopted backbone parameters."""
+        return {key: value for key, value in self.state_dict().items() if self._in_delta(key)}
+
+    def load_delta(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `delta` gave.
+
+        Raises:
+            ValueError: tensors are missing, unknown or of another shape.
+        """
+        own = self.delta()
+        missing = [key for key in own if key not in state]
+        extra = [key for key in state if key not in own]
+        if missing or extra:
+            what = [f"it lacks {len(missing)} tensors ({missing[0]}, ...)"] if missing else []
+            what += [f"it holds {len(extra)} that are not of this model ({extra[0]}, ...)"] if extra else []
+            raise ValueError(f"This adapter is not of this backbone and these methods: {'; '.join(what)}.")
+        for key, value in state.items():
+            if value.shape != own[key].shape:
+                raise ValueError(
+                    f"This adapter is not of this backbone and these methods: {key} is {list(value.shape)} in the "
+                    f"adapter and {list(own[key].shape)} in the model."
+                )
+        self.load_state_dict(dict(state), strict=False)
+
+    def _in_delta(self, key: str) -> bool:
+        if not key.startswith("backbone."):
+            return True
+        return key.removeprefix("backbone.model.") in self.adopted
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Trainable parameters by component: `method`, `backbone` (adopted ones) and `head`."""
+        found: dict[str, list[tuple[str, nn.Parameter]]] = {"method": [], "backbone": [], "head": []}
+        component = {"methods": "method", "backbone": "backbone", "head": "head"}
+        for name, parameter in self.trainable():
+            found[component[name.partition(".")[0]]].append((name, parameter))
+        return found
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def merge(self) -> dict[str, Tensor]:
+        """The backbone's own state dict with the methods written into it, under the vendor's keys.
+
+        Raises:
+            ValueError: a method cannot be merged; it is named.
+        """
+        stuck = [type(method).__name__ for method in self.methods if not isinstance(method, Mergeable)]
+        if stuck:
+            raise ValueError(
+                f"{' and '.join(stuck)} cannot be merged: what it computes is not a change of the backbone's weights. "
+                "Use the adapter beside the backbone."
+            )
+        twin = copy.deepcopy(self)
+        for method in twin.methods:
+            method.merge(twin.backbone)  # type: ignore[operator]
+        return plain_state_dict(twin.backbone.model)
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A state dict under the names it had before any parametrization."""
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        for tensor in module.parametrizations:  # type: ignore[union-attr]
+            prefix = f"{name}." if name else ""
+            state[f"{prefix}{tensor}"] = state.pop(f"{prefix}parametrizations.{tensor}.original")
+    return state
+
+
+class _DropBranch(nn.Module):
+    """Stochastic depth as an edit of a branch."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.drop = DropPath(rate)
+
+    def forward(self, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+        return self.drop(y)
