@@ -1,0 +1,62 @@
+"""Read a task of the embedded suite: VTAB-1k's layout plus a manifest of every file's sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from vpeft.data import vtab
+from vpeft.data.listing import Listing
+from vpeft.data.recipes import RECIPES
+
+MANIFEST = "manifest.json"
+
+
+def prepared(name: str) -> Path:
+    """The task's folder in the user cache, made first where it is missing or damaged."""
+    from vpeft.data.prepare import prepare, suite_dir
+
+    return prepare(name, suite_dir())
+
+
+def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) -> Listing:
+    """List a task's files and labels after checking every file.
+
+    Raises:
+        ValueError: The folder was not made by data_prep/embedded.py, or a file differs from its manifest.
+    """
+    if fault := find_fault(folder, name):
+        raise ValueError(
+            f"{folder} is not a whole embedded task: {fault}. This command makes it anew: "
+            f"python data_prep/embedded.py --tasks {name} --root {folder.parent}"
+        )
+    manifest = json.loads((folder / MANIFEST).read_text())
+    listing = vtab.read(folder, name, split)
+    # JPEG files in here are the published originals, byte for byte.
+    facts = {key: manifest[key] for key in ("statement", "licence", "packages")}
+    listing.provenance.update(facts, format="embedded", lossy=False, warning=None)
+    return listing
+
+
+def find_fault(folder: Path, name: str) -> str | None:
+    """What is wrong with a task's folder, or None."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        files: dict[str, str] = manifest["files"]
+        content = manifest["content"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} is damaged ({error})"
+    if name not in RECIPES or content != RECIPES[name].content:
+        return "it was made by another version, or for another task"
+    for file, sha256 in files.items():
+        try:
+            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+        if found != sha256:
+            return f"{file} is not what its sha256 says"
+    return None
