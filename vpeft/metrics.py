@@ -1,0 +1,62 @@
+"""What is measured on a set of logits.
+
+Shapes: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CALIBRATION_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures of one evaluation.
+
+    Args:
+        loss: Mean cross-entropy, without label smoothing.
+        accuracy: Share of images whose largest logit is at their label (top-1).
+        per_class: The same within each class; None for a class without images.
+        ece: Expected calibration error of the softmax, 15 equal bins.
+        confusion: Counts [K, K], rows are labels and columns predictions.
+    """
+
+    loss: float
+    accuracy: float
+    per_class: list[float | None]
+    ece: float
+    confusion: Tensor
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion.sum())
+
+
+def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Measure logits [N, K] against labels [N], on the CPU and in single precision.
+
+    Raises:
+        ValueError: There are no images.
+    """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    logits, labels = logits.float().cpu(), labels.cpu()
+    if not len(labels):
+        raise ValueError("There is nothing to measure: the evaluated split has no images.")
+    count, classes = logits.shape
+    # torchmetrics counts through an [N, K * K] table when deterministic algorithms are on: 30 GB for 397 classes.
+    pairs = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes * classes)
+    confusion = pairs.view(classes, classes)
+    hits, totals = confusion.diag().tolist(), confusion.sum(dim=1).tolist()
+    return Evaluation(
+        loss=F.cross_entropy(logits, labels).item(),
+        accuracy=sum(hits) / count,
+        per_class=[hit / total if total else None for hit, total in zip(hits, totals, strict=True)],
+        ece=multiclass_calibration_error(logits.softmax(dim=1), labels, classes, n_bins=CALIBRATION_BINS).item(),
+        confusion=confusion,
+    )

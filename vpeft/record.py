@@ -1,0 +1,164 @@
+"""What is written down about a run: its result row, the adapter's manifest, one line in the terminal."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+
+import vpeft
+from vpeft import methods
+from vpeft.config import Config
+from vpeft.data import ClassificationData
+from vpeft.metrics import Evaluation
+from vpeft.results.row import Row, git_commit, now, versions
+from vpeft.run_folder import RunFolder
+from vpeft.schema import values
+from vpeft.tasks.averaging import BestOnVal
+from vpeft.tasks.classification import Classification
+from vpeft.tasks.timing import Timing, peak_memory
+from vpeft.tuned import Tuned
+
+
+def parameter_counts(tuned: Tuned) -> dict[str, int]:
+    """Trained parameters of the method, of the head, and adopted from the backbone; frozen and total."""
+    groups = tuned.parameter_groups()
+    total = sum(parameter.numel() for parameter in tuned.parameters())
+    names = {"method": "method", "head": "head", "adopted": "backbone"}
+    counts = {name: sum(parameter.numel() for _, parameter in groups[group]) for name, group in names.items()}
+    return counts | {"frozen": total - sum(counts.values()), "total": total}
+
+
+def method_list(config: Config) -> list[dict[str, Any]]:
+    """The configured methods as a list, every option written out."""
+    specs = methods.resolve(config.method)
+    return specs if isinstance(specs, list) else [specs]
+
+
+def plain_settings(config: Config) -> dict[str, Any]:
+    """All settings by dotted key, paths as text."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values(config).items()}
+
+
+def describe(config: Config, data: ClassificationData, tuned: Tuned) -> str:
+    """What is about to be trained, in one line."""
+    counts, images = parameter_counts(tuned), data.provenance["counts"]
+    names = "+".join(spec["name"] for spec in method_list(config))
+    trained = counts["method"] + counts["head"] + counts["adopted"]
+    return (
+        f"{names} on {config.backbone} ({tuned.backbone.weights.source} weights), {config.data.task}: "
+        f"{len(data.classes)} classes, {images['train']} images to train on, {images['test']} for the test, "
+        f"{trained:,} of {counts['total']:,} parameters trained"
+    )
+
+
+def manifest(config: Config, task: Classification, data: ClassificationData, row: Row) -> dict[str, Any]:
+    """What an adapter file says about itself; `vpeft.checkpoint` adds its format and checksum."""
+    return {
+        "vpeft": vpeft.__version__,
+        "backbone": row["backbone"] | {"seed": config.seed},
+        "method": method_list(config),
+        "head": row["head"],
+        "drop_path": config.drop_path,
+        "classes": task.classes,
+        "normalization": row["preprocessing"]["normalization"],
+        "resize": row["preprocessing"]["resize"],
+        "interpolation": row["preprocessing"]["interpolation"],
+        "task": config.data.task,
+        "parameters": {name: row["parameters"][name] for name in ("method", "head", "adopted")},
+        "result": {"id": row["id"], "test_accuracy": row["test"]["accuracy"]},
+    }
+
+
+def result_row(
+    config: Config,
+    run: RunFolder,
+    task: Classification,
+    data: ClassificationData,
+    timing: Timing,
+    val: Evaluation | None,
+    best: BestOnVal | None,
+    trainer: L.Trainer,
+) -> Row:
+    """The row of a run that has been tested.
+
+    Args:
+        val: Last evaluation on val200.
+        best: What chose the epoch, or None for the last one.
+    """
+    assert task.evaluation is not None, "a row is written after the test"
+    settings = plain_settings(config)
+    del settings["train.resume"]  # says nothing about the run as a whole
+    epochs = config.train.epochs
+    chosen = (best.epoch, best.accuracy) if best else (epochs, val.accuracy if val else None)
+    return Row(
+        id=run.id,
+        date=now(),
+        task=config.data.task,
+        method=method_list(config),
+        backbone=_backbone(config, task.tuned),
+        head={"init": config.head.init, "batch_norm": config.head.batch_norm},
+        preprocessing=_preprocessing(config, task, data),
+        data=data.provenance | {name: settings[f"data.{name}"] for name in ("batch_size", "drop_last", "workers")},
+        optim=_section(settings, "optim"),
+        train=_section(settings, "train"),
+        epochs=epochs,
+        selection={"rule": config.train.selection, "epoch": chosen[0], "val_accuracy": chosen[1]},
+        seed=config.seed,
+        test=_measures(task.evaluation)
+        | {"per_class": dict(zip(task.classes, task.evaluation.per_class, strict=True))},
+        val=_measures(val) if val else None,
+        parameters=parameter_counts(task.tuned),
+        time={"wall_seconds": timing.elapsed()} | timing.summary(),
+        memory={"peak_bytes": peak_memory(trainer.strategy.root_device), "of": _memory_of(trainer)},
+        device=_device(trainer),
+        versions=versions(),
+        git=git_commit(),
+        folder=str(run.path),
+    )
+
+
+def _backbone(config: Config, tuned: Tuned) -> dict[str, Any]:
+    weights = tuned.backbone.weights
+    return {
+        "name": config.backbone,
+        "pretrained": config.pretrained,
+        "image_size": list(tuned.backbone.image_size),
+        "drop_path": config.drop_path,
+        "weights": {"source": weights.source, "origin": weights.origin, "sha256": weights.sha256},
+    }
+
+
+def _preprocessing(config: Config, task: Classification, data: ClassificationData) -> dict[str, Any]:
+    return {
+        "normalization": {
+            "name": config.normalization,
+            "mean": list(task.normalization[0]),
+            "std": list(task.normalization[1]),
+        },
+        "resize": data.config.resize,
+        "interpolation": data.interpolation,
+        "augment": data.config.augment,
+    }
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{name}.")}
+
+
+def _measures(evaluation: Evaluation) -> dict[str, Any]:
+    loss = evaluation.loss if math.isfinite(evaluation.loss) else None
+    return {"accuracy": evaluation.accuracy, "ece": evaluation.ece, "loss": loss, "images": evaluation.images}
+
+
+def _memory_of(trainer: L.Trainer) -> str:
+    return "tensors on the GPU" if trainer.strategy.root_device.type == "cuda" else "the process"
+
+
+def _device(trainer: L.Trainer) -> dict[str, Any]:
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"name": name, "processes": trainer.world_size, "threads": torch.get_num_threads()}

@@ -1,0 +1,221 @@
+"""From a configuration to a trained adapter and its result row."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+
+from vpeft import backbones, methods, run_folder
+from vpeft.backbones import Backbone
+from vpeft.checkpoint import save_adapter
+from vpeft.config import Config, ConfigError, to_yaml
+from vpeft.data import ClassificationData
+from vpeft.fetch import write_atomic
+from vpeft.heads import LinearHead
+from vpeft.record import describe, manifest, plain_settings, result_row
+from vpeft.results import Row
+from vpeft.run_folder import RunFolder
+from vpeft.schema import mistakes
+from vpeft.tasks.averaging import BestOnVal, RunningAverage
+from vpeft.tasks.classification import Classification
+from vpeft.tasks.reporting import Bar, EpochLines, TestPictures
+from vpeft.tasks.resuming import AtomicCheckpoints, FiniteLoss, LastCheckpoint, StepSeeds
+from vpeft.tasks.summary import print_summary
+from vpeft.tasks.timing import Timing, Waiting
+from vpeft.tuned import Tuned
+
+LOG_EVERY = 10  # batches between two points of the training curves
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def train(config: Config) -> Mapping[str, Any]:
+    """Train, test once after the last epoch, save the adapter and append one row to `<output>/results.jsonl`.
+
+    Args:
+        config: What to run.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: A setting, the data or the backbone does not fit; nothing has been written.
+        FloatingPointError: The loss is no longer a number.
+        SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
+    """
+    check(config)
+    run = run_folder.newest(config) if config.train.resume else None
+    if run:
+        run_folder.check_same(config, run)
+        if run.result:
+            print(f"{run.path} is finished already; its row is returned as it is.")
+            return run.result
+    timing = Timing(Waiting())
+    _quieten()
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    backbone = backbones.create(*_backbone_spec(config))
+    data = ClassificationData(config.data, backbone.image_size, backbone.interpolation, config.seed)
+    task = build_task(config, backbone, data.classes)
+    run = run or _new_run(config)
+    return _run(config, run, task, data, timing)
+
+
+def check(config: Config) -> None:
+    """Refuse settings that cannot work, before anything is loaded.
+
+    Raises:
+        ConfigError: The first mistake.
+    """
+    for _, sentence in mistakes(config):
+        raise ConfigError(sentence)
+    optim, train = config.optim, config.train
+    if optim.warmup_epochs >= train.epochs:
+        raise ConfigError(
+            f"optim.warmup_epochs is {optim.warmup_epochs:g} and train.epochs is {train.epochs}: the learning rate "
+            f"would never reach its peak. Give, for example, --optim.warmup_epochs {train.epochs / 10:g}."
+        )
+    on_gpu = torch.cuda.is_available() and train.accelerator != "cpu"
+    if train.strategy == "fsdp" and not on_gpu:
+        raise ConfigError("train.strategy fsdp shards over GPUs and there is none here; use ddp, or auto.")
+    if train.strategy == "fsdp" and (train.ema or train.selection == "best_val"):
+        raise ConfigError("train.strategy fsdp keeps no second set of weights: leave out train.ema and best_val.")
+    if train.precision == "16-mixed" and not on_gpu:
+        raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
+
+
+def normalization(name: str, backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Channel means and deviations: one of the three historical choices, or for `auto` the backbone's own."""
+    return (backbone.mean, backbone.std) if name == "auto" else NORMALIZATIONS[name]
+
+
+def build_tuned(config: Config, backbone: Backbone, classes: Sequence[str]) -> Tuned:
+    """Freeze a backbone and put the configured methods and head on it; their initialisation follows the seed."""
+    torch.manual_seed(config.seed)  # whatever loading the backbone drew
+    attached = methods.build(config.method, backbone)
+    head = LinearHead(backbone.dim, len(classes), init=config.head.init, batch_norm=config.head.batch_norm)
+    return Tuned(backbone, attached, head, drop_path=config.drop_path)
+
+
+def build_task(config: Config, backbone: Backbone, classes: Sequence[str]) -> Classification:
+    """The LightningModule of a configuration."""
+    mean, std = normalization(config.normalization, backbone)
+    tuned = build_tuned(config, backbone, classes)
+    return Classification(tuned, classes, config.optim, config.train, mean, std)
+
+
+def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
+    """Lightning's Trainer of a configuration, with everything that writes into the run's folder."""
+    settings = config.train
+    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, FiniteLoss(), TestPictures()]
+    on_screen = sys.stdout.isatty()
+    callbacks.append(Bar() if on_screen else EpochLines())
+    callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
+    # Filling fresh memory with NaN finds bugs in kernels and costs time; order is what is wanted here.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=FSDPStrategy(use_orig_params=True) if settings.strategy == "fsdp" else settings.strategy,
+        precision=settings.precision,
+        max_epochs=settings.epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        check_val_every_n_epoch=settings.val_every,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False),
+        plugins=None if settings.strategy == "fsdp" else [AtomicCheckpoints()],
+        profiler=timing.waiting,
+        deterministic=True,
+        use_distributed_sampler=False,  # the data module's own sampler divides the images
+        num_sanity_val_steps=0,
+        log_every_n_steps=LOG_EVERY,
+        enable_progress_bar=on_screen,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+    )
+
+
+def _run(
+    config: Config, run: RunFolder, task: Classification, data: ClassificationData, timing: Timing
+) -> Mapping[str, Any]:
+    best = BestOnVal() if config.train.selection == "best_val" else None
+    average = RunningAverage(config.train.ema) if config.train.ema else None
+    trainer = build_trainer(config, run, timing, [callback for callback in (best, average) if callback])
+    if trainer.is_global_zero:
+        print(f"{run.path}: {describe(config, data, task.tuned)}", flush=True)
+    if config.train.compile:
+        task.tuned.compile()
+    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    val = task.evaluation
+    if best:
+        task.tuned.load_delta(best.delta)
+    elif average:
+        average.swap(task)
+    trainer.test(task, datamodule=data, verbose=False)
+    row = result_row(config, run, task, data, timing, val, best, trainer)
+    if trainer.is_global_zero:
+        _save(config, run, task, data, row, trainer)
+    return row
+
+
+def _save(
+    config: Config, run: RunFolder, task: Classification, data: ClassificationData, row: Row, trainer: L.Trainer
+) -> None:
+    tuned = task.tuned
+    if config.train.strategy == "fsdp":  # what this process holds is a share; the last checkpoint is whole
+        state = torch.load(run.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        tuned = build_tuned(config, backbones.create(*_backbone_spec(config)), task.classes)
+        tuned.load_delta({name.removeprefix("tuned."): tensor for name, tensor in state.items()})
+    save_adapter(run.adapter, tuned, manifest(config, task, data, row))
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    metrics = {f"final/{name}": row["test"][name] for name in ("accuracy", "ece", "loss")}
+    trainer.logger.log_hyperparams(plain_settings(config), metrics, step=trainer.global_step)
+    trainer.logger.finalize("success")
+    results = config.output / "results.jsonl"
+    run.finish(row, results)
+    saved = {"adapter": str(run.adapter), "TensorBoard": f"tensorboard --logdir {config.output}", "row": str(results)}
+    print_summary(row, saved)
+
+
+def _new_run(config: Config) -> RunFolder:
+    """A fresh folder, made by the first process alone; the others write nothing."""
+    if rank_zero_only.rank != 0:
+        return RunFolder(config.output / (config.name or run_folder.default_name(config)), "")
+    before = run_folder.newest(config)
+    if before and not before.result and before.checkpoint.exists():
+        print(f"{before.path} is unfinished and is left as it is; --train.resume true would go on with it.")
+    run = run_folder.create(config)
+    write_atomic(run.config, to_yaml(config).encode())
+    return run
+
+
+def _backbone_spec(config: Config) -> tuple[Any, ...]:
+    return config.backbone, config.pretrained, config.image_size, config.seed
+
+
+def _quieten() -> None:
+    """Lightning's hints about what is arranged here on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for known in (
+        ".*does not have many workers.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # the frozen backbone
+        ".*your dataloader is not resumable.*",  # the data module is
+        ".*smaller than the logging interval.*",
+        r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",  # between Lightning and torch
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=known)

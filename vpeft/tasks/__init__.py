@@ -1,0 +1,1 @@
+"""One LightningModule a task, and the callbacks they share."""

@@ -1,0 +1,91 @@
+"""Weights other than the last ones: their running average, and those of the best epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from vpeft.tasks.classification import Classification
+
+
+class RunningAverage(L.Callback):
+    """Exponential moving average of the trained parameters: a <- decay * a + (1 - decay) * p after every step.
+
+    It stands in for the parameters whenever the model is evaluated. Lightning's own callback copies
+    the whole module, frozen backbone included. Buffers are not averaged.
+
+    Args:
+        decay: Weight of the past, in (0, 1); SSF uses 0.9998.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: list[Tensor] | None = None
+        self._step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trained = _trained(pl_module)
+        start = [parameter.detach().clone() for parameter in trained]
+        if self.average is not None:  # resumed
+            start = [kept.to(value.device) for kept, value in zip(self.average, start, strict=True)]
+        self.average, self._step = start, trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self._step:  # else gradients are still being summed
+            self._step = trainer.global_step
+            torch._foreach_lerp_(self.average, [p.detach() for p in _trained(pl_module)], 1 - self.decay)
+
+    def swap(self, pl_module: L.LightningModule) -> None:
+        """Exchange the parameters and their average."""
+        assert self.average is not None, "there is no average before training has begun"
+        for parameter, average in zip(_trained(pl_module), self.average, strict=True):
+            value = parameter.detach().clone()
+            parameter.data.copy_(average)
+            average.copy_(value)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.swap(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.swap(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average = state_dict["average"]
+
+
+def _trained(pl_module: L.LightningModule) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+
+
+class BestOnVal(L.Callback):
+    """Keeps what was trained in the epoch with the highest accuracy on val200; the first of equals.
+
+    Stands before RunningAverage in the list of callbacks, so that it copies what was evaluated.
+    """
+
+    def __init__(self) -> None:
+        self.accuracy: float | None = None
+        self.epoch: int | None = None
+        self.delta: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Classification)
+        assert pl_module.evaluation is not None
+        accuracy = pl_module.evaluation.accuracy
+        if self.accuracy is None or accuracy > self.accuracy:
+            self.accuracy, self.epoch = accuracy, trainer.current_epoch + 1
+            self.delta = {name: value.detach().to("cpu", copy=True) for name, value in pl_module.tuned.delta().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self.accuracy, "epoch": self.epoch, "delta": self.delta}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.accuracy, self.epoch, self.delta = state_dict["accuracy"], state_dict["epoch"], state_dict["delta"]

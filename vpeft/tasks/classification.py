@@ -1,0 +1,137 @@
+"""Image classification with a frozen backbone, a method and a head.
+
+Shapes: B images, H W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vpeft.config import OptimConfig, TrainConfig
+from vpeft.metrics import Evaluation, evaluate
+from vpeft.tasks.optimisation import optimizer, parameter_groups, schedule
+from vpeft.tuned import Tuned
+
+
+class Classification(L.LightningModule):
+    """Cross-entropy on a Tuned backbone; batches are {image: uint8 [B, 3, H, W], label, index: [B]}.
+
+    `evaluation` holds what the last validation or test measured. A Lightning checkpoint of this
+    module holds only what is trained.
+
+    Args:
+        tuned: Backbone, methods and head.
+        classes: Their names.
+        optim: Optimiser and schedule.
+        train: Label smoothing and the length of the run.
+        mean: Channel means, on the scale 0..1.
+        std: Channel standard deviations.
+    """
+
+    def __init__(
+        self,
+        tuned: Tuned,
+        classes: Sequence[str],
+        optim: OptimConfig,
+        train: TrainConfig,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.tuned, self.classes, self.optim = tuned, list(classes), optim
+        self.smoothing, self.epochs = train.label_smoothing, train.epochs
+        self.normalization = (tuple(mean), tuple(std))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.evaluation: Evaluation | None = None
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.strict_loading = False  # the frozen backbone is not in a checkpoint; on_load_checkpoint is strict
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, K] of uint8 images [B, 3, H, W], normalised where the model is."""
+        return self.tuned((images.float() / 255 - self.mean) / self.std)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        labels = batch["label"]
+        logits = self(batch["image"])
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        right = (logits.detach().argmax(dim=1) == labels).float().mean()
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(labels))
+        self.log("train/accuracy", right, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log_dict({f"lr/{name}": lr for name, lr in self.learning_rates().items()}, batch_size=len(labels))
+        return loss
+
+    def learning_rates(self) -> dict[str, float]:
+        """Present learning rate of `method` and `head`, where they have parameters."""
+        groups = self.trainer.optimizers[0].param_groups
+        return {group["name"].removesuffix("_undecayed"): group["lr"] for group in groups}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(batch["image"]).float().cpu()
+        self._seen.append((logits, batch["label"].cpu(), batch["index"].cpu()))
+        return logits
+
+    def on_validation_epoch_start(self) -> None:
+        self._seen = []
+
+    def on_validation_epoch_end(self) -> None:
+        self._measure("val")
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_test_epoch_end(self) -> None:
+        self._measure("test")
+
+    def _measure(self, split: str) -> None:
+        parts, self._seen = self._seen, []
+        if self.trainer.world_size > 1:
+            parts = _gather(parts)
+        logits, labels, _ = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        self.evaluation = result = evaluate(logits, labels)
+        values = {"loss": result.loss, "accuracy": result.accuracy, "ece": result.ece}
+        # Every process has measured all images: there is nothing to reduce.
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        built = optimizer(parameter_groups(self.tuned.parameter_groups(), self.optim), self.optim)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = round(steps / self.epochs * self.optim.warmup_epochs)
+        factor = torch.optim.lr_scheduler.LambdaLR(built, lambda step: schedule(step, steps, warmup, self.optim.min_lr))
+        return {"optimizer": built, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = self._delta_keys()
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
+        checkpoint["evaluation"] = vars(self.evaluation) if self.evaluation else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored, kept = set(checkpoint["state_dict"]), self._delta_keys()
+        if stored != kept:
+            raise ValueError(
+                f"The checkpoint does not fit this model: it lacks {sorted(kept - stored)[:3] or 'nothing'} and has "
+                f"{sorted(stored - kept)[:3] or 'nothing'} too many. Resume with the config saved beside it."
+            )
+        self.evaluation = Evaluation(**checkpoint["evaluation"]) if checkpoint["evaluation"] else None
+
+    def _delta_keys(self) -> set[str]:
+        return {f"tuned.{name}" for name in self.tuned.delta()}
+
+
+def _gather(parts: list[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What all processes saw; an image that fills up the share of more than one process counts once."""
+    everywhere: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everywhere, parts)
+    logits, labels, index = (
+        torch.cat(tensors) for tensors in zip(*(part for parts in everywhere for part in parts), strict=True)
+    )
+    _, first = np.unique(index.numpy(), return_index=True)
+    return [(logits[first], labels[first], index[first])]

@@ -1,0 +1,101 @@
+"""What a run shows while it goes and at its end: TensorBoard's pictures, and the terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from vpeft.tasks.classification import Classification
+from vpeft.tasks.figures import confusion_figure, prediction_grid
+
+LINE = {
+    "train/loss_epoch": "loss {:.4f}",
+    "train/accuracy": "train {:.1%}",
+    "val/accuracy": "val {:.1%}",
+    "speed/images_per_second": "{:.0f} images/s",
+}
+
+
+class TestPictures(L.Callback):
+    """Sends a grid of test images with predictions and the confusion matrix to TensorBoard.
+
+    Args:
+        count: Images in the grid, evenly spaced over the test split.
+    """
+
+    def __init__(self, count: int = 32) -> None:
+        self.count = count
+        self._places: set[int] = set()
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen = 0
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        images = len(trainer.test_dataloaders.dataset) // trainer.world_size  # type: ignore[union-attr]
+        self._places = {round(place) for place in np.linspace(0, images - 1, min(self.count, images))}
+        self._kept, self._seen = [], 0
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for row in range(len(batch["label"])):
+            if self._seen + row in self._places:
+                self._kept.append((batch["image"][row].cpu(), batch["label"][row].cpu(), outputs[row]))
+        self._seen += len(batch["label"])
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Classification)
+        assert pl_module.evaluation is not None
+        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        images, labels, logits = (torch.stack(parts) for parts in zip(*self._kept, strict=True))
+        measured, board = pl_module.evaluation, trainer.logger.experiment
+        title = f"test: {measured.accuracy:.1%} of {measured.images} images right"
+        grid = prediction_grid(images, labels, logits, pl_module.classes)
+        board.add_figure("test/predictions", grid, trainer.global_step)
+        matrix = confusion_figure(measured.confusion, pl_module.classes, title)
+        board.add_figure("test/confusion", matrix, trainer.global_step)
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, with the measures that fit beside it."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands to the right of the bar."""
+        return dict(text.split(" ") for text in _measures(trainer) if not text.endswith("/s"))
+
+
+class EpochLines(L.Callback):
+    """One plain line for each of about twenty epochs, where no terminal can redraw a bar."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        if not trainer.is_global_zero or (epoch % max(1, epochs // 20) and epoch != epochs):
+            return
+        parts = [f"epoch {epoch}/{epochs}"]
+        parts += _measures(trainer)
+        parts.append(f"{time.perf_counter() - self._started:.0f} s")
+        print("  ".join(parts), flush=True)
+
+
+def _measures(trainer: L.Trainer) -> list[str]:
+    known = trainer.callback_metrics
+    return [text.format(float(known[name])) for name, text in LINE.items() if name in known]

@@ -1,0 +1,163 @@
+"""What makes a run that was stopped end as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vpeft.fetch import write_atomic
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the target and renames: a full disk or a kill leaves the previous checkpoint."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        write_atomic(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+class Interrupted(SystemExit):
+    """A run stopped by a signal; leaves with 128 + its number, as a shell reports it."""
+
+    def __init__(self, number: int, sentence: str) -> None:
+        # A child that fails makes Lightning kill the process that started it: only that one tells.
+        super().__init__(128 + number if _is_first_process() else 0)
+        self.sentence = sentence
+
+
+def _is_first_process() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+class StepSeeds(L.Callback):
+    """Seeds torch before every batch from (seed, process, batch), so no generator's state need be kept.
+
+    Dropout then depends neither on what evaluation or a data loader drew before, nor on where a run
+    was resumed.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        place = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes last.ckpt after every epoch, and before leaving on Ctrl-C or SIGTERM.
+
+    A signal is answered after the present optimiser step. A second one ends the process at once.
+
+    Args:
+        path: The file.
+        hint: What resumes the run, for the message.
+    """
+
+    def __init__(self, path: Path, hint: str) -> None:
+        self.path, self.hint = path, hint
+        self._received: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Here and not earlier: Lightning installs its own handlers just before, and removes all at the end.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._receive)
+
+    on_test_start = on_train_start
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._received = number
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done = batch_idx + 1
+        # Half a sum of gradients is in no checkpoint, and the end of an epoch has its own.
+        if done % trainer.accumulate_grad_batches or done >= trainer.num_training_batches:
+            return
+        if self._stopping(trainer):
+            self._save(trainer)
+            self._leave(trainer, f"after batch {done} of epoch {trainer.current_epoch + 1}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+        if self._stopping(trainer):
+            self._leave(trainer, f"after epoch {trainer.current_epoch + 1}")
+
+    def on_test_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if self._stopping(trainer):
+            self._leave(trainer, "in the test, after the last epoch")
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+
+    def _stopping(self, trainer: L.Trainer) -> bool:
+        received = self._received is not None
+        # The processes need one answer, or some would wait for the others for ever.
+        return received if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(received, all=False)
+
+    def _leave(self, trainer: L.Trainer, where: str) -> None:
+        number = self._received or signal.SIGTERM
+        raise Interrupted(
+            number,
+            f"Stopped by {signal.Signals(number).name} {where}. Everything is in {self.path}; {self.hint}",
+        )
+
+
+class FiniteLoss(L.Callback):
+    """Ends a run whose loss is not a number, and never lets it into a checkpoint.
+
+    The first bad step is found on the device. The CPU reads it after every batch where that costs
+    nothing, on a GPU every `every` batches and before every checkpoint.
+
+    Args:
+        every: Batches between two looks on a GPU.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+        self._bad: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"]
+        bad = torch.where(torch.isfinite(loss), torch.inf, float(trainer.global_step))
+        self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
+        if loss.device.type == "cpu" or (batch_idx + 1) % self.every == 0:
+            self._look(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        step = torch.inf if self._bad is None else self._bad.item()
+        finite = step == torch.inf
+        if trainer.world_size > 1:
+            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if finite:
+            return
+        rates = " and ".join(f"{lr:.3g} ({name})" for name, lr in pl_module.learning_rates().items())
+        raise FloatingPointError(
+            f"The loss is not a finite number in optimiser step {int(step)} of {trainer.estimated_stepping_batches} "
+            f"(epoch {trainer.current_epoch + 1}), at a learning rate of {rates}. Try a lower optim.lr, a longer "
+            "optim.warmup_epochs, --train.clip 1.0, or --train.precision 32-true."
+        )
