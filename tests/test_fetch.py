@@ -103,7 +103,8 @@ def test_package_with_another_hash_is_refused(cache, index):
     with pytest.raises(RuntimeError, match=r"DO NOT MATCH THE HASHES.*Expected sha256 0{64}") as caught:
         fetch_wheel(REQUIREMENT, wrong)
     assert f"tiny-thing==1.0 (sha256 {wrong}) could not be fetched" in str(caught.value)
-    assert not list((cache / "downloads").glob("*.whl")) and not list((cache / "downloads").glob(".partial*"))
+    assert not list((cache / "downloads").glob("*.whl"))
+    assert not list((cache / "downloads").glob(".partial*"))
 
 
 def test_file_that_pip_did_not_check_is_refused(cache, index, sha256, monkeypatch):
@@ -112,18 +113,19 @@ def test_file_that_pip_did_not_check_is_refused(cache, index, sha256, monkeypatc
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(RuntimeError, match="pip delivered a file with sha256 "):
+    with pytest.raises(RuntimeError, match=r"pip delivered a file with sha256 "):
         fetch_wheel(REQUIREMENT, sha256)
     assert not list((cache / "downloads").glob("*.whl"))
 
 
 def test_unreachable_index_says_what_failed_and_what_to_do(cache, index, sha256, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(cache))
-    with pytest.raises(RuntimeError, match="No matching distribution found for tiny-thing==1.0") as caught:
+    with pytest.raises(RuntimeError, match=r"No matching distribution found for tiny-thing==1.0") as caught:
         fetch_wheel(REQUIREMENT, sha256)
     message = str(caught.value)
     assert f"put its wheel (pip download --no-deps tiny-thing==1.0, on a machine that can) into {cache}" in message
-    assert "set VPEFT_CACHE" in message and sha256 in message
+    assert "set VPEFT_CACHE" in message
+    assert sha256 in message
 
 
 def test_environment_without_pip_is_named(cache, index, sha256, monkeypatch):
@@ -134,7 +136,7 @@ def test_environment_without_pip_is_named(cache, index, sha256, monkeypatch):
 
 @pytest.mark.parametrize("requirement", ["tiny-thing", "tiny-thing>=1.0", "tiny==1\n--index-url=http://x", "../x==1"])
 def test_requirement_that_pins_nothing_is_refused(cache, requirement):
-    with pytest.raises(ValueError, match="does not pin a package; write name==version"):
+    with pytest.raises(ValueError, match=r"does not pin a package; write name==version"):
         fetch_wheel(requirement, "0" * 64)
 
 
@@ -151,7 +153,7 @@ def test_processes_that_ask_together_share_one_download(cache, index, sha256):
 
 def test_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(RuntimeError, match="cache cannot be written: .*Set VPEFT_CACHE to a folder that can"):
+    with pytest.raises(RuntimeError, match=r"cache cannot be written: .*Set VPEFT_CACHE to a folder that can"):
         cache_lock(tmp_path / "file" / "downloads" / "x")
 
 
@@ -163,12 +165,12 @@ def test_member_of_an_archive(index):
 def test_member_outside_the_archive_is_refused(index, member):
     with zipfile.ZipFile(index, "a") as wheel:
         wheel.writestr(member, "planted")
-    with pytest.raises(ValueError, match="is not a plain path inside"):
+    with pytest.raises(ValueError, match=r"is not a plain path inside"):
         read_member(index, member)
 
 
 def test_missing_member_names_near_ones(index):
-    with pytest.raises(ValueError, match="holds no 'tiny_thing/date.bin'; it has, for example, tiny_thing/data.bin"):
+    with pytest.raises(ValueError, match=r"holds no 'tiny_thing/date.bin'; it has, for example, tiny_thing/data.bin"):
         read_member(index, "tiny_thing/date.bin")
 
 
@@ -196,7 +198,12 @@ def test_written_file_has_the_users_permissions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "full", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device (os error 28)")]
+    "full",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 768 vs 662"),  # torch.save
+    ],
 )
 def test_full_disk_leaves_the_previous_file(tmp_path, full):
     path = tmp_path / "adapter.safetensors"
@@ -206,7 +213,7 @@ def test_full_disk_leaves_the_previous_file(tmp_path, full):
         temporary.write_bytes(b"half of the ne")
         raise full
 
-    with pytest.raises(OSError, match="could not be written: No space left on device.*there is unchanged. Free some"):
+    with pytest.raises(OSError, match=r"could not be written: .*(No space|unexpected pos).*there is unchanged. Free"):
         write_atomic(path, write)
     assert path.read_bytes() == b"previous"
     assert os.listdir(tmp_path) == [path.name]
@@ -220,7 +227,7 @@ def test_full_disk_at_the_last_flush_leaves_the_previous_file(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device"):
         write_atomic(path, b"next")
     assert path.read_bytes() == b"previous"
     assert os.listdir(tmp_path) == [path.name]
@@ -238,5 +245,5 @@ def test_interrupted_writer_leaves_no_temporary_file(tmp_path):
 
 def test_place_that_is_no_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="a.bin could not be written: .*no file is left behind"):
+    with pytest.raises(OSError, match=r"a.bin could not be written: .*no file is left behind"):
         write_atomic(tmp_path / "file" / "a.bin", b"x")

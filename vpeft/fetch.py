@@ -171,7 +171,7 @@ def write_atomic(path: Path, data: bytes | Callable[[Path], None]) -> None:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own type
+    except (OSError, SafetensorError, RuntimeError) as error:  # the latter: a full disk in save_file and torch.save
         before = "the file that was there is unchanged" if path.exists() else "no file is left behind"
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(

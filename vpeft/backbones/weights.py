@@ -42,7 +42,7 @@ def content_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -133,7 +133,7 @@ def _checked(path: Path, state: object) -> dict[str, Tensor]:
 
 def hub_unreachable(backbone: str, error: Exception) -> RuntimeError:
     """The error for weights that a model hub did not deliver, with the three ways out."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return RuntimeError(
         f"The weights of '{backbone}' could not be fetched: no model hub could be reached, or none has them ("
         f"{type(error).__name__}: {reason}). Either give a file you have (pretrained: PATH), or take the embedded "
