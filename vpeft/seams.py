@@ -143,8 +143,8 @@ class _OnTensor(nn.Module):
         return self._change[0](tensor)
 
 
-# Maps that some backbones fuse into one, in the order of its rows, and others keep apart.
-FUSED = {"qkv": ("q", "k", "v"), "fc1": ("fc1_g", "fc1_x")}
+# Maps that some backbones keep apart, and the name that stands for them all.
+APART = {"qkv": ("q", "k", "v"), "fc1": ("fc1_g", "fc1_x")}
 
 
 @dataclass
@@ -223,13 +223,12 @@ class Block:
         if role in self.affines:
             affine = self.affines[role]
             return [(affine, slice(0, affine.shape[0]))]
-        whole = next((whole for whole, parts in FUSED.items() if role in parts), None)
-        if whole in self.affines:
-            affine, parts = self.affines[whole], FUSED[whole]
-            size, at = affine.shape[0] // len(parts), parts.index(role)
+        if role in APART["qkv"] and "qkv" in self.affines:
+            affine, at = self.affines["qkv"], APART["qkv"].index(role)
+            size = affine.shape[0] // 3
             return [(affine, slice(at * size, (at + 1) * size))]
-        if role in FUSED and all(part in self.affines for part in FUSED[role]):
-            return [found for part in FUSED[role] for found in self.find(part)]
+        if role in APART and all(part in self.affines for part in APART[role]):
+            return [found for part in APART[role] for found in self.find(part)]
         raise ValueError(
             f"{type(self.module).__name__} has no affine map '{role}'. It has {', '.join(sorted(self.roles()))}."
         )
@@ -237,9 +236,6 @@ class Block:
     def roles(self) -> set[str]:
         """Every name that `find` knows in this block."""
         named = set(self.affines)
-        for whole, parts in FUSED.items():
-            if whole in named:
-                named.update(parts)
-            elif named.issuperset(parts):
-                named.add(whole)
-        return named
+        if "qkv" in named:
+            named.update(APART["qkv"])
+        return named | {whole for whole, parts in APART.items() if named.issuperset(parts)}

@@ -1,0 +1,41 @@
+"""Readers of the golden tensors beside this file; see README.md."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from vpeft.backbones import Backbone, wrap
+
+_HERE = Path(__file__).parent
+_IMAGES_SHA256 = "42cfaa58b7fc5a87c4f9dc73ea187225a5e2d93d1ffdff39cde0ce0709d32ebb"
+
+
+def images() -> Tensor:
+    """The two images [2, 3, 224, 224] that every cls_* file was made with."""
+
+    def wave(n: Tensor, p: int) -> Tensor:
+        return (n % (2 * p) - p).abs()
+
+    b = torch.arange(2).view(2, 1, 1, 1)
+    c = torch.arange(3).view(1, 3, 1, 1)
+    y = torch.arange(224).view(1, 1, 224, 1)
+    x = torch.arange(224).view(1, 1, 1, 224)
+    u8 = wave(2 * x + y + 37 * c + 53 * b, 64) + wave(3 * y - x + 29 * c, 96) + wave(x * y // 32 + 13 * c, 95)
+    assert hashlib.sha256(u8.to(torch.uint8).numpy().tobytes()).hexdigest() == _IMAGES_SHA256
+    return (u8.float() / 255 - 0.5) / 0.5
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    return load_file(_HERE / f"{name}.safetensors")
+
+
+def backbone() -> Backbone:
+    """The frozen ViT of every cls_* file, without its head."""
+    model = VisionTransformer(img_size=224, patch_size=16, embed_dim=32, depth=3, num_heads=4, num_classes=0)
+    state = golden("cls_base")
+    model.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")})
+    return wrap(model, "golden")

@@ -1,0 +1,87 @@
+"""Each method equals its official code: tokens, features and gradients of the golden files."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.golden import backbone, golden, images
+from vpeft.methods import build
+from vpeft.tuned import Tuned
+
+State = dict[str, Tensor]
+
+
+def vpt_shallow(g: State, part: str) -> State:
+    return {"prompts": g[f"{part}/prompt"]}
+
+
+def vpt_deep(g: State, part: str) -> State:
+    return {"prompts": torch.cat([g[f"{part}/prompt"], g[f"{part}/deep_prompt"]])}
+
+
+def vpt_deep_proj(g: State, part: str) -> State:
+    project = {f"project.{k}": g[f"{part}/prompt_proj.{k}"] for k in ("weight", "bias")}
+    return {**vpt_deep(g, part), **project}
+
+
+def adaptformer(g: State, part: str) -> State:
+    names = [f"{linear}.{k}" for linear in ("down", "up") for k in ("weight", "bias")]
+    return {f"adapters.{i}.{n}": g[f"{part}/blocks.{i}.adapter.{n}"] for i in range(3) for n in names}
+
+
+def lora_noah(g: State, part: str) -> State:
+    a = {f"down.{i}.weight": g[f"{part}/blocks.{i}.lora.A.weight"] for i in range(3)}
+    b = {f"updates.{i}.up.0": g[f"{part}/blocks.{i}.lora.B.weight"] for i in range(3)}
+    return a | b
+
+
+def lora_adapter_plus(g: State, part: str) -> State:
+    pairs = [(i, j, role) for i in range(3) for j, role in enumerate("qk")]
+    a = {f"down.{2 * i + j}.weight": g[f"{part}/blocks.{i}.lora_{role}.down.weight"] for i, j, role in pairs}
+    b = {f"updates.{i}.up.{j}": g[f"{part}/blocks.{i}.lora_{role}.up.weight"] for i, j, role in pairs}
+    return a | b
+
+
+CASES: dict[str, tuple[dict, Callable[[State, str], State]]] = {
+    "cls_vpt_shallow": ({"name": "vpt", "prompts": 4, "deep": False}, vpt_shallow),
+    "cls_vpt_deep": ({"name": "vpt", "prompts": 4}, vpt_deep),
+    "cls_vpt_deep_proj": ({"name": "vpt", "prompts": 4, "project": 8}, vpt_deep_proj),
+    "cls_adaptformer": ({"name": "adaptformer", "bottleneck": 8}, adaptformer),
+    "cls_lora_noah": (
+        {"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
+        lora_noah,
+    ),
+    "cls_lora_adapter_plus": ({"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["q", "k"]}, lora_adapter_plus),
+}
+
+
+@pytest.mark.parametrize("file", CASES)
+def test_tokens_features_and_gradients_equal_the_official_code(file):
+    spec, names = CASES[file]
+    g, body = golden(file), backbone()
+    (method,) = build(spec, body)
+    method.load_state_dict(names(g, "method"))
+    seen: list[Tensor] = []
+    for block in body.blocks:
+        block.after(lambda x: seen.append(x) or x)
+    tuned = Tuned(body, [method], nn.Identity()).eval()
+
+    features = tuned(images())
+    (features * g["cotangent"]).sum().backward()
+
+    torch.testing.assert_close(features, g["output/features"], atol=1e-5, rtol=1e-5)
+    for index, tokens in enumerate(seen):
+        torch.testing.assert_close(tokens[:1], g[f"output/tokens_block{index}"], atol=5e-5, rtol=1e-5)
+    gradients = names(g, "grad")
+    assert {name for name, _ in method.named_parameters()} == set(gradients)
+    for name, parameter in method.named_parameters():
+        difference = (parameter.grad - gradients[name]).abs().max() / gradients[name].abs().max()
+        assert difference < 1e-4, (name, difference)
+
+
+def test_the_backbone_alone_equals_the_golden_one():
+    torch.testing.assert_close(
+        backbone()(images()), golden("cls_vpt_deep")["output/plain_features"], atol=1e-5, rtol=1e-5
+    )
