@@ -42,15 +42,11 @@ def load_image(path: Path, size: tuple[int, int], resize: Resize, interpolation:
 
 
 def _decode(path: Path) -> Image.Image:
+    if path.is_file() and path.stat().st_size == 0:
+        raise UnreadableImage(f"{path} is empty (0 bytes); restore it, or set data.on_error to skip.")
     try:
-        if path.stat().st_size == 0:
-            raise UnreadableImage(f"{path} is empty (0 bytes); restore it, or set data.on_error to skip.")
         with Image.open(path) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-        return _rgb(upright)
-    except UnreadableImage:
-        raise
+            return _rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's decoders raise whatever their format module meets
         raise UnreadableImage(
             f"{path} could not be read as an image ({type(error).__name__}: {error}); restore it, or set "
@@ -63,7 +59,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         # Pillow clips 16-bit grey to 255 instead of scaling it; the upper byte is what 16-bit RGB gets.
         return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise UnreadableImage("the pixels are floating-point numbers, whose range no file states")
+        raise ValueError("the pixels are floating-point numbers, whose range no file states")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         # What a viewer shows: the colour under transparent pixels is arbitrary.
         rgba = image.convert("RGBA")
