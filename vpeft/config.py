@@ -98,8 +98,14 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
     settings = _merge(recipe, given)
     config = _build(settings, source)
     # Last, because the signatures of the methods cannot be read without importing torch.
+    from vpeft import methods
+
     for setting in (recipe.get("method"), settings.get("method")):
-        _check_method(setting)
+        try:
+            methods.check(setting.value if setting else config.method)
+        except ValueError as error:
+            raise ConfigError(f"{setting.source if setting else source}: {error}") from error
+    config.method = _plain(methods.resolve(config.method))
     return config
 
 
@@ -189,17 +195,6 @@ def _dataclass(kind: type, namespace: jsonargparse.Namespace) -> Any:
             for key, value in vars(namespace).items()
         }
     )
-
-
-def _check_method(setting: Setting | None) -> None:
-    from vpeft import methods
-
-    if setting is None:
-        return
-    try:
-        methods.check(setting.value)
-    except ValueError as error:
-        raise ConfigError(f"{setting.source}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

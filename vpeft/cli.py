@@ -1,0 +1,69 @@
+"""What all tools share: how they end, and how they say what is wrong with a command line."""
+
+from __future__ import annotations
+
+import argparse
+import dis
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vpeft.schema import ConfigError
+
+WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; see {self.prog} --help")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of every tool that loads an adapter."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="an adapter.safetensors")
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, where they have moved")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Argument of the tools that run a model."""
+    parser.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
+
+
+def at_least_one(text: str) -> int:
+    """A count given on the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, not '{text}'")
+    return int(text)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run a tool on the command line and exit: 0 fine, 1 failed, 2 wrong input, 130 Ctrl-C.
+
+    Errors that the project words itself are printed as they are; anything else keeps its traceback.
+    """
+    try:
+        code = main(sys.argv[1:]) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception as error:
+        if not _worded(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        code = WRONG_INPUT if isinstance(error, ValueError | TypeError | FileNotFoundError) else FAILED
+    sys.exit(code)
+
+
+def _worded(error: Exception) -> bool:
+    """Whether the message is meant for the user: a `raise` of this package, or a file the system refuses."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or (isinstance(error, OSError) and error.filename is not None):
+        return last is not None
+    code = last.tb_frame.f_code
+    raised = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and Path(code.co_filename).is_relative_to(Path(__file__).parent)

@@ -1,0 +1,67 @@
+"""What the tools print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vpeft.data.images import UnreadableImage
+from vpeft.metrics import Evaluation
+from vpeft.predict import Prediction
+
+
+def predictions(
+    found: Iterable[Prediction | UnreadableImage], console: Console | None = None
+) -> tuple[list[Prediction], int]:
+    """Print one table of the likeliest classes, and each unreadable file on stderr as it is met.
+
+    Returns:
+        The predictions, and how many files could not be read.
+    """
+    table = Table("image", "class")
+    table.add_column("probability", justify="right")
+    read: list[Prediction] = []
+    unreadable = 0
+    for one in found:
+        if isinstance(one, UnreadableImage):
+            print(f"error: {one}", file=sys.stderr)
+            unreadable += 1
+            continue
+        read.append(one)
+        for rank, (name, probability) in enumerate(one.top):
+            table.add_row("" if rank else str(one.path), name, f"{probability:.2%}")
+        table.add_section()
+    if read:
+        (console or Console()).print(table)
+    return read, unreadable
+
+
+def evaluation(
+    result: Evaluation, manifest: dict[str, Any], provenance: dict[str, Any], console: Console | None = None
+) -> None:
+    """Print a test's accuracy, overall and per class, and what it was measured on."""
+    table = Table("class")
+    table.add_column("images", justify="right")
+    table.add_column("accuracy", justify="right")
+    counts = result.confusion.sum(dim=1).tolist()
+    for name, count, accuracy in zip(manifest["classes"], counts, result.per_class, strict=True):
+        table.add_row(name, f"{count:,}", "-" if accuracy is None else f"{accuracy:.2%}")
+    table.add_section()
+    table.add_row("all", f"{result.images:,}", f"{result.accuracy:.2%}", style="bold")
+    console = console or Console()
+    console.print(table)
+    skipped = f", {provenance['skipped']} unreadable images skipped" if provenance["skipped"] else ""
+    console.print(
+        f"{provenance['task']} ({provenance['format']}) test split: top-1 {result.accuracy:.2%}, "
+        f"cross-entropy {result.loss:.4f}, ECE {result.ece:.4f}{skipped}"
+    )
+
+
+def merged(files: list[Path], how: str) -> None:
+    """Print which files were written and how to load them."""
+    print(f"wrote {' and '.join(map(str, files))}\n{how}")
