@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as L
 import torch
@@ -19,6 +19,7 @@ from vpeft.backbones import Backbone
 from vpeft.checkpoint import save_adapter
 from vpeft.config import Config, ConfigError, to_yaml
 from vpeft.data import ClassificationData
+from vpeft.data.images import Interpolation
 from vpeft.fetch import write_atomic
 from vpeft.heads import LinearHead
 from vpeft.record import describe, manifest, plain_settings, result_row
@@ -66,7 +67,8 @@ def train(config: Config) -> Mapping[str, Any]:
     _quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = backbones.create(*_backbone_spec(config))
-    data = ClassificationData(config.data, backbone.image_size, backbone.interpolation, config.seed)
+    interpolation = cast(Interpolation, backbone.interpolation)
+    data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed)
     task = build_task(config, backbone, data.classes)
     run = run or _new_run(config)
     return _run(config, run, task, data, timing)
@@ -123,7 +125,7 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
     callbacks.append(Bar() if on_screen else EpochLines())
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
     # Filling fresh memory with NaN finds bugs in kernels and costs time; order is what is wanted here.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -154,11 +156,11 @@ def _run(
     best = BestOnVal() if config.train.selection == "best_val" else None
     average = RunningAverage(config.train.ema) if config.train.ema else None
     trainer = build_trainer(config, run, timing, [callback for callback in (best, average) if callback])
+    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
     if trainer.is_global_zero:
-        print(f"{run.path}: {describe(config, data, task.tuned)}", flush=True)
+        print(f"{run.path}: {describe(config, data, task.tuned)}{', resumed' if checkpoint else ''}", flush=True)
     if config.train.compile:
         task.tuned.compile()
-    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     val = task.evaluation
     if best:
@@ -193,7 +195,7 @@ def _save(
 
 def _new_run(config: Config) -> RunFolder:
     """A fresh folder, made by the first process alone; the others write nothing."""
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
         return RunFolder(config.output / (config.name or run_folder.default_name(config)), "")
     before = run_folder.newest(config)
     if before and not before.result and before.checkpoint.exists():
@@ -209,13 +211,16 @@ def _backbone_spec(config: Config) -> tuple[Any, ...]:
 
 def _quieten() -> None:
     """Lightning's hints about what is arranged here on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for known in (
         ".*does not have many workers.*",
         r".*module\(s\) in eval mode at the start of training.*",  # the frozen backbone
         ".*your dataloader is not resumable.*",  # the data module is
         ".*smaller than the logging interval.*",
         r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",  # between Lightning and torch
+        # The curves show the first process's share of training; evaluation is the same in all of them.
+        ".*It is recommended to use `self.log.*sync_dist=True.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message=known)

@@ -31,14 +31,15 @@ class RunningAverage(L.Callback):
         start = [parameter.detach().clone() for parameter in trained]
         if self.average is not None:  # resumed
             start = [kept.to(value.device) for kept, value in zip(self.average, start, strict=True)]
-        self.average, self._step = start, trainer.global_step
+        self.average = start
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step > self._step:  # else gradients are still being summed
             self._step = trainer.global_step
-            torch._foreach_lerp_(self.average, [p.detach() for p in _trained(pl_module)], 1 - self.decay)
+            for average, parameter in zip(self.average or [], _trained(pl_module), strict=True):
+                average.lerp_(parameter.detach(), 1 - self.decay)
 
     def swap(self, pl_module: L.LightningModule) -> None:
         """Exchange the parameters and their average."""
@@ -55,10 +56,10 @@ class RunningAverage(L.Callback):
         self.swap(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average}
+        return {"average": self.average, "step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.average = state_dict["average"]
+        self.average, self._step = state_dict["average"], state_dict["step"]
 
 
 def _trained(pl_module: L.LightningModule) -> list[torch.nn.Parameter]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vpeft.config import OptimConfig, TrainConfig
 from vpeft.metrics import Evaluation, evaluate
-from vpeft.tasks.optimisation import optimizer, parameter_groups, schedule
+from vpeft.tasks.optimisation import learning_rates, optimizer, parameter_groups, schedule
 from vpeft.tuned import Tuned
 
 
@@ -34,6 +34,9 @@ class Classification(L.LightningModule):
         mean: Channel means, on the scale 0..1.
         std: Channel standard deviations.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -63,15 +66,12 @@ class Classification(L.LightningModule):
         logits = self(batch["image"])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(labels))
-        self.log("train/accuracy", right, on_step=False, on_epoch=True, batch_size=len(labels))
-        self.log_dict({f"lr/{name}": lr for name, lr in self.learning_rates().items()}, batch_size=len(labels))
+        self.log("train/loss", loss, batch_size=len(labels))
+        means = {"train/loss_epoch": loss, "train/accuracy": right}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(labels))
+        rates = learning_rates(self.trainer.optimizers[0])
+        self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=len(labels))
         return loss
-
-    def learning_rates(self) -> dict[str, float]:
-        """Present learning rate of `method` and `head`, where they have parameters."""
-        groups = self.trainer.optimizers[0].param_groups
-        return {group["name"].removesuffix("_undecayed"): group["lr"] for group in groups}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["image"]).float().cpu()
@@ -97,8 +97,7 @@ class Classification(L.LightningModule):
         logits, labels, _ = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         self.evaluation = result = evaluate(logits, labels)
         values = {"loss": result.loss, "accuracy": result.accuracy, "ece": result.ece}
-        # Every process has measured all images: there is nothing to reduce.
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, rank_zero_only=True)
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
     def configure_optimizers(self) -> Any:
         built = optimizer(parameter_groups(self.tuned.parameter_groups(), self.optim), self.optim)

@@ -62,3 +62,8 @@ def optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.O
     if optim.name == "adamw":
         return torch.optim.AdamW(groups)
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
+
+
+def learning_rates(built: torch.optim.Optimizer) -> dict[str, float]:
+    """Present learning rate of `method` and `head`, where they have parameters."""
+    return {group["name"].removesuffix("_undecayed"): group["lr"] for group in built.param_groups}

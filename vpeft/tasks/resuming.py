@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -16,26 +18,20 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vpeft.fetch import write_atomic
+from vpeft.tasks.optimisation import learning_rates
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes beside the target and renames: a full disk or a kill leaves the previous checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        write_atomic(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        content = io.BytesIO()  # torch's own writer reports a full disk as a bare RuntimeError
+        torch.save(checkpoint, content)
+        write_atomic(Path(path), lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
 class Interrupted(SystemExit):
-    """A run stopped by a signal; leaves with 128 + its number, as a shell reports it."""
-
-    def __init__(self, number: int, sentence: str) -> None:
-        # A child that fails makes Lightning kill the process that started it: only that one tells.
-        super().__init__(128 + number if _is_first_process() else 0)
-        self.sentence = sentence
-
-
-def _is_first_process() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    """A run stopped by a signal that can be resumed; its code is 128 + the signal's number, as in a shell."""
 
 
 class StepSeeds(L.Callback):
@@ -115,11 +111,12 @@ class LastCheckpoint(Checkpoint):
         return received if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(received, all=False)
 
     def _leave(self, trainer: L.Trainer, where: str) -> None:
-        number = self._received or signal.SIGTERM
-        raise Interrupted(
-            number,
-            f"Stopped by {signal.Signals(number).name} {where}. Everything is in {self.path}; {self.hint}",
-        )
+        number = signal.Signals(self._received or signal.SIGTERM)
+        if not trainer.is_global_zero:
+            # Lightning kills the first process, which is still leaving, when another one fails.
+            raise Interrupted(0)
+        print(f"Stopped by {number.name} {where}. All is in {self.path}; {self.hint}", file=sys.stderr, flush=True)
+        raise Interrupted(128 + number)
 
 
 class FiniteLoss(L.Callback):
@@ -143,19 +140,19 @@ class FiniteLoss(L.Callback):
         bad = torch.where(torch.isfinite(loss), torch.inf, float(trainer.global_step))
         self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
         if loss.device.type == "cpu" or (batch_idx + 1) % self.every == 0:
-            self._look(trainer, pl_module)
+            self._look(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._look(trainer, pl_module)
+        self._look(trainer)
 
-    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _look(self, trainer: L.Trainer) -> None:
         step = torch.inf if self._bad is None else self._bad.item()
         finite = step == torch.inf
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             return
-        rates = " and ".join(f"{lr:.3g} ({name})" for name, lr in pl_module.learning_rates().items())
+        rates = " and ".join(f"{lr:.3g} ({name})" for name, lr in learning_rates(trainer.optimizers[0]).items())
         raise FloatingPointError(
             f"The loss is not a finite number in optimiser step {int(step)} of {trainer.estimated_stepping_batches} "
             f"(epoch {trainer.current_epoch + 1}), at a learning rate of {rates}. Try a lower optim.lr, a longer "

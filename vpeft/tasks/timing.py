@@ -86,7 +86,7 @@ class Timing(L.Callback):
         self._started = None
         shown = {"images_per_second": self._images / seconds, "data_wait_percent": 100 * epoch["waiting"] / seconds}
         shown["peak_memory_gib"] = peak_memory(pl_module.device) / 2**30
-        pl_module.log_dict({f"speed/{name}": value for name, value in shown.items()}, rank_zero_only=True)
+        pl_module.log_dict({f"speed/{name}": value for name, value in shown.items()})
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "elapsed": self.elapsed()}
