@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_rows_that_were_there(tmp_path):
     limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, limits[1]))
     try:
-        with pytest.raises(OSError, match="too large|only a part"):
+        with pytest.raises(OSError, match=r"too large|only a part"):
             append_row(path, {"id": "after", "padding": "x" * 5000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import warnings
@@ -57,6 +58,7 @@ def train(config: Config) -> Mapping[str, Any]:
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
     check(config)
+    config = dataclasses.replace(config, method=methods.resolve(config.method))
     run = run_folder.newest(config) if config.train.resume else None
     if run:
         run_folder.check_same(config, run)
@@ -215,6 +217,8 @@ def _quieten() -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     for known in (
         ".*does not have many workers.*",
+        ".*Total length of `list` across ranks is zero.*",  # no val200 under train800val200
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
         r".*module\(s\) in eval mode at the start of training.*",  # the frozen backbone
         ".*your dataloader is not resumable.*",  # the data module is
         ".*smaller than the logging interval.*",

@@ -116,4 +116,5 @@ def _numbered(config: Config) -> Any:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values(config).items()}
+    """By dotted key, as they come back from JSON."""
+    return json.loads(json.dumps(values(config), default=str))

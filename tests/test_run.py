@@ -1,0 +1,216 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.runs import DROPOUT, tiny_config, write_images
+from vpeft import backbones
+from vpeft.checkpoint import load_adapter, read_manifest
+from vpeft.config import Config, ConfigError, DataConfig, TrainConfig, parse, resolve, to_yaml
+from vpeft.results import Row, read_rows
+from vpeft.run import build_trainer, check, normalization, train
+from vpeft.run_folder import RunFolder
+from vpeft.tasks.classification import Classification
+from vpeft.tasks.timing import Timing, Waiting
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "colors")
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """One run with everything in it, its row and what it printed."""
+    config = tiny_config(images, tmp_path_factory.mktemp("runs"), DROPOUT, ema=0.9, clip=1.0, selection="best_val")
+    tested = []
+    patch = pytest.MonkeyPatch()
+    start = Classification.on_test_epoch_start
+    patch.setattr(Classification, "on_test_epoch_start", lambda self: (tested.append(1), start(self))[1])
+    row = train(config)
+    patch.undo()
+    return config, row, len(tested)
+
+
+def test_the_row_is_complete_and_plain(finished):
+    config, row, _ = finished
+    assert set(row) == set(Row.__annotations__)
+    assert read_rows(config.output / "results.jsonl") == [json.loads(json.dumps(row, allow_nan=False))]
+    assert row["method"][0] == {**row["method"][0], "name": "lora", "rank": 2, "dropout": 0.3}
+    assert "alpha" in row["method"][0], "defaults are written out"
+    assert row["backbone"]["weights"]["source"] == "random"
+    assert len(row["backbone"]["weights"]["sha256"]) == 64
+    assert row["data"]["counts"] == {"train": 48, "val": 12, "test": 15}
+    assert row["data"]["batch_size"] == 8
+    assert row["preprocessing"]["normalization"] == {"name": "auto", "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert row["test"]["images"] == 15
+    assert set(row["test"]["per_class"]) == {"blue", "green", "red"}
+    assert row["parameters"]["total"] == sum(row["parameters"][k] for k in ("method", "head", "adopted", "frozen"))
+    assert 0 <= row["time"]["data_wait_share"] < 1
+    assert row["time"]["wall_seconds"] > 0
+    assert row["versions"]["torch"] == torch.__version__
+
+
+def test_the_test_split_is_used_once(finished):
+    assert finished[2] == 1
+
+
+def test_the_best_epoch_on_val_is_kept(finished):
+    config, row, _ = finished
+    events = EventAccumulator(str(config.output / "run" / "tensorboard")).Reload()
+    accuracies = [event.value for event in events.Scalars("val/accuracy")]
+    assert len(accuracies) == 3
+    assert row["selection"]["rule"] == "best_val"
+    assert row["selection"]["val_accuracy"] == pytest.approx(max(accuracies))
+    assert row["selection"]["epoch"] == 1 + accuracies.index(max(accuracies))
+
+
+def test_the_adapter_gives_the_accuracy_in_the_row(finished):
+    from vpeft.data import ClassificationData
+    from vpeft.metrics import evaluate
+
+    config, row, _ = finished
+    tuned, manifest = load_adapter(config.output / "run" / "adapter.safetensors")
+    assert manifest["result"] == {"id": row["id"], "test_accuracy": row["test"]["accuracy"]}
+    data = ClassificationData(config.data, tuned.backbone.image_size, tuned.backbone.interpolation, seed=0)
+    mean, std = normalization("auto", tuned.backbone)
+    task = Classification(tuned, data.classes, config.optim, config.train, mean, std).eval()
+    with torch.no_grad():
+        parts = [(task(batch["image"]), batch["label"]) for batch in data.test_dataloader()]
+    logits, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    assert evaluate(logits, labels).accuracy == row["test"]["accuracy"]
+    assert evaluate(logits, labels).loss == pytest.approx(row["test"]["loss"], rel=1e-5)
+
+
+def test_tensorboard_has_curves_pictures_and_the_final_metric(finished):
+    config, row, _ = finished
+    events = EventAccumulator(str(config.output / "run" / "tensorboard"), {"images": 0}).Reload()
+    scalars = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "test/accuracy", "lr/method", "lr/head"}
+    scalars |= {"speed/images_per_second", "speed/data_wait_percent", "speed/peak_memory_gib", "final/accuracy"}
+    assert scalars <= set(events.Tags()["scalars"])
+    assert set(events.Tags()["images"]) == {"test/predictions", "test/confusion"}
+    assert all(events.Images(tag)[0].width > 300 for tag in events.Tags()["images"])
+    assert events.Scalars("final/accuracy")[0].value == pytest.approx(row["test"]["accuracy"])
+
+
+def test_the_saved_config_runs_again_as_it_is(finished):
+    saved = finished[0].output / "run" / "config.yaml"
+    assert to_yaml(parse([str(saved)])) == saved.read_text()
+    assert "alpha: " in saved.read_text(), "the defaults of the method are written out"
+
+
+def test_the_same_seed_gives_the_same_weights_in_a_new_folder(finished, capsys):
+    config, row, _ = finished
+    again = train(config)
+    assert again["folder"] == str(config.output / "run-2")
+    assert again["id"] != row["id"]
+    assert again["test"] == row["test"]
+    first, second = (load_file(config.output / name / "adapter.safetensors") for name in ("run", "run-2"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    shown = capsys.readouterr().out
+    assert "epoch 3/3" in shown
+    assert "test accuracy" in shown
+    assert str(config.output / "run-2" / "adapter.safetensors") in shown
+
+
+def test_resuming_a_finished_run_returns_its_row(finished, images, capsys):
+    config, _, _ = finished
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, resume=True))
+    rows = len(read_rows(config.output / "results.jsonl"))
+    assert train(config) in read_rows(config.output / "results.jsonl")
+    assert len(read_rows(config.output / "results.jsonl")) == rows
+    assert "is finished already" in capsys.readouterr().out
+
+
+def test_resuming_under_other_settings_names_them(finished):
+    config, _, _ = finished
+    optim = dataclasses.replace(config.optim, lr=0.5)
+    config = dataclasses.replace(config, optim=optim, train=dataclasses.replace(config.train, resume=True))
+    with pytest.raises(ConfigError, match=r"optim.lr was 0.02 and is 0.5. Give it the settings in .*config.yaml"):
+        train(config)
+
+
+@pytest.mark.parametrize("method", ["linear", "bitfit"])
+def test_without_val_the_last_epoch_is_kept(images, tmp_path, method):
+    config = tiny_config(images, tmp_path, {"name": method}, epochs=2)
+    config.data.split = "train800val200"
+    row = train(config)
+    assert row["val"] is None
+    assert row["selection"] == {"rule": "last", "epoch": 2, "val_accuracy": None}
+    assert (row["parameters"]["adopted"] > 0) == (method == "bitfit")
+    manifest = read_manifest(tmp_path / "run" / "adapter.safetensors")
+    assert manifest["parameters"]["adopted"] == row["parameters"]["adopted"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(images, tmp_path, monkeypatch):
+    config = tiny_config(images, tmp_path)
+    step = Classification.training_step
+
+    def diverge(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        return loss * float("nan") if (self.current_epoch, batch_idx) == (1, 2) else loss
+
+    monkeypatch.setattr(Classification, "training_step", diverge)
+    with pytest.raises(FloatingPointError, match=r"in optimiser step 9 of 18 \(epoch 2\), .* Try a lower optim.lr"):
+        train(config)
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_wrong_input_leaves_no_folder(images, tmp_path):
+    config = tiny_config(images / "missing", tmp_path / "runs")
+    with pytest.raises(ValueError, match="missing"):
+        train(config)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epochs": 5}, r"warmup_epochs is 10 and train.epochs is 5: .* --optim.warmup_epochs 0.5"),
+        ({"strategy": "fsdp", "accelerator": "cpu"}, "shards over GPUs and there is none here; use ddp"),
+        ({"precision": "16-mixed", "accelerator": "cpu"}, "16-mixed needs a GPU; use bf16-mixed"),
+        ({"selection": "best_val"}, "best_val chooses on val200"),
+        ({"epochs": 0}, "train.epochs must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_work(change, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check(Config(train=TrainConfig(**change)))
+
+
+@pytest.mark.parametrize("change", [{"ema": 0.9}, {"selection": "best_val"}])
+def test_fsdp_keeps_no_second_weights(change, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = Config(train=TrainConfig(strategy="fsdp", **change), data=DataConfig(split="train800"))
+    with pytest.raises(ConfigError, match="no second set of weights"):
+        check(config)
+
+
+def test_there_is_no_best_on_test():
+    with pytest.raises(ConfigError, match="selection"):
+        resolve({"train": {"selection": "best_test"}}, "x.yaml")
+
+
+def test_normalizations():
+    backbone = backbones.create("test_vit.r160_in1k", "none")
+    assert normalization("auto", backbone) == (backbone.mean, backbone.std)
+    assert normalization("imagenet", backbone)[0] == (0.485, 0.456, 0.406)
+    assert normalization("inception", backbone) == ((0.5,) * 3, (0.5,) * 3)
+    assert normalization("none", backbone) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_trainer_settings_reach_lightning(tmp_path):
+    settings = TrainConfig(accelerator="cpu", accumulate=3, clip=0.5, val_every=2, precision="bf16-mixed", epochs=7)
+    trainer = build_trainer(Config(train=settings), RunFolder(tmp_path / "run", "x"), Timing(Waiting()), [])
+    assert trainer.accumulate_grad_batches == 3
+    assert trainer.gradient_clip_val == 0.5
+    assert trainer.check_val_every_n_epoch == 2
+    assert trainer.precision == "bf16-mixed"
+    assert trainer.max_epochs == 7
+    assert trainer.checkpoint_callbacks[0] is trainer.callbacks[-1], "it runs last, when everything is up to date"

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from vpeft import run_folder
+from vpeft.config import Config, ConfigError, DataConfig, OptimConfig
+from vpeft.results import append_row, read_rows
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(output=tmp_path / "runs", name="mine")
+
+
+def test_folders_are_numbered_and_never_shared(config):
+    runs = [run_folder.create(config) for _ in range(3)]
+    assert [run.path.name for run in runs] == ["mine", "mine-2", "mine-3"]
+    assert len({run.id for run in runs}) == 3
+    newest = run_folder.newest(config)
+    assert newest == runs[2]
+
+
+def test_there_may_be_no_run_yet(config):
+    assert run_folder.newest(config) is None
+
+
+def test_a_folder_that_is_no_run_is_left_alone(config):
+    (config.output / "mine").mkdir(parents=True)
+    (config.output / "mine" / "notes.txt").write_text("mine")
+    assert run_folder.newest(config) is None
+    assert run_folder.create(config).path.name == "mine-2"
+
+
+def test_default_name_says_what_runs():
+    config = Config(method=[{"name": "vpt"}, {"name": "lora"}], backbone="hf:google/vit", seed=3)
+    assert run_folder.default_name(config) == "digits-vpt+lora-hf_google_vit-seed3"
+
+
+def test_a_row_is_appended_once_however_often_a_run_is_finished(config, tmp_path):
+    run, results = run_folder.create(config), tmp_path / "results.jsonl"
+    assert run.result is None
+    append_row(results, {"id": run.id, "accuracy": 0.5})  # killed between this and the mark
+    run.finish({"id": run.id, "accuracy": 0.5}, results)
+    run.finish({"id": run.id, "accuracy": 0.5}, results)
+    assert len(read_rows(results)) == 1
+    assert run.result == {"id": run.id, "accuracy": 0.5}
+
+
+def test_the_same_settings_may_go_on(config):
+    config.method = {"name": "lora", "targets": ("q", "v")}
+    run = run_folder.create(config)
+    config.train.resume, config.data.workers = True, 4
+    run_folder.check_same(config, run)
+
+
+def test_other_settings_are_named(config):
+    run = run_folder.create(config)
+    config.optim, config.data = OptimConfig(lr=0.5), DataConfig(task="shapes")
+    with pytest.raises(ConfigError, match=r"data.task was digits and is shapes, optim.lr was 0.001 and is 0.5"):
+        run_folder.check_same(config, run)
+
+
+def test_the_record_of_settings_is_plain_json(config):
+    run = run_folder.create(config)
+    assert json.loads((run.path / "run.json").read_text())["settings"]["output"] == str(config.output)
