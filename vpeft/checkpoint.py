@@ -170,7 +170,9 @@ def _rebuild(path: Path, saved: dict[str, Any], weights: str | None) -> Any:
 def _check_file(path: Path) -> None:
     if path.is_dir():
         inside = sorted(found.name for found in path.glob("*.safetensors"))
-        raise ValueError(f"{path} is a folder, not an adapter; {did_you_mean('adapter', inside, f'{path}/')}")
+        raise ValueError(
+            f"{path} is a folder, not an adapter; {did_you_mean('adapter.safetensors', inside, f'{path}/')}"
+        )
     if not path.is_file():
         beside = sorted(found.name for found in path.parent.glob("*.safetensors"))
         raise FileNotFoundError(f"There is no adapter {path}; {did_you_mean(path.name, beside, f'{path.parent}/')}")

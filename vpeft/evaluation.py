@@ -15,7 +15,7 @@ from vpeft.predict import Classifier
 from vpeft.schema import ConfigError
 
 # What may differ from the training: where images are and how they are read, not how they are prepared.
-FREE = ("data.task", "data.root", "data.format", "data.eval_batch_size", "data.workers", "data.on_error")
+FREE = ("task", "root", "format", "eval_batch_size", "workers", "on_error")
 
 
 def open_data(classifier: Classifier, overrides: Sequence[tuple[str, str]], source: str) -> ClassificationData:
@@ -23,7 +23,7 @@ def open_data(classifier: Classifier, overrides: Sequence[tuple[str, str]], sour
 
     Args:
         classifier: The adapter.
-        overrides: Keys among FREE and their values.
+        overrides: `data.` keys among FREE, and their values.
         source: Name of the adapter in errors.
 
     Raises:
@@ -31,8 +31,9 @@ def open_data(classifier: Classifier, overrides: Sequence[tuple[str, str]], sour
         ValueError: The data is missing, or its classes are not the adapter's.
     """
     for key, _ in overrides:
-        if key not in FREE:
-            raise ConfigError(f"command line: --{key} cannot be changed for a test; {did_you_mean(key, FREE)}")
+        if key not in {f"data.{name}" for name in FREE}:
+            hint = did_you_mean(key.removeprefix("data."), FREE, "data.")
+            raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
     manifest = classifier.manifest
     names = {"task": manifest["task"], "resize": manifest["resize"], "interpolation": manifest["interpolation"]}
     config = resolve({"data": names}, source, overrides).data

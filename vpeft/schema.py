@@ -224,11 +224,12 @@ def mistakes(config: Config) -> Iterator[tuple[str, str]]:
         yield "image_size", f"image_size must be one side or [height, width], not {len(size)} numbers"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
-    if config.optim.warmup_epochs >= config.train.epochs:
+    warmup, epochs = config.optim.warmup_epochs, config.train.epochs
+    if warmup >= epochs:
         yield (
             "optim.warmup_epochs",
-            f"optim.warmup_epochs is {config.optim.warmup_epochs:g} and train.epochs is {config.train.epochs}: the "
-            + f"learning rate would never reach its peak; give, say, --optim.warmup_epochs {config.train.epochs / 10:g}",
+            f"optim.warmup_epochs is {warmup:g} and train.epochs is {epochs}: the learning rate would never reach its "
+            + f"peak; give, for example, --optim.warmup_epochs {epochs / 10:g}",
         )
     if config.train.selection == "best_val" and config.data.split != "train800":
         yield (
