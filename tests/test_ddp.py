@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +15,33 @@ from vpeft.run import train
 ROOT = Path(__file__).parents[1]
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
+def test_two_processes_stopped_and_resumed_equal_one_with_the_same_global_batch(tmp_path):
     images = write_images(tmp_path / "images" / "colors")
-    single = train(tiny_config(images, tmp_path / "single", epochs=2, selection="best_val"))
-    config = tiny_config(images, tmp_path / "double", epochs=2, selection="best_val", strategy="ddp", devices=2)
+    single = train(tiny_config(images, tmp_path / "single", epochs=6, selection="best_val", ema=0.8))
+    config = tiny_config(
+        images, tmp_path / "double", epochs=6, selection="best_val", ema=0.8, strategy="ddp", devices=2
+    )
     config.data.batch_size //= 2
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config))
     command = [sys.executable, "tools/train.py", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    while not (line := first.stdout.readline()).startswith("epoch 2/"):
+        assert line, first.communicate()
+    first.send_signal(signal.SIGTERM)  # to the first process alone, as a scheduler may
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 143, said
+    assert said.count("Stopped by SIGTERM after") == 1
+
+    done = subprocess.run([*command, "--train.resume", "true"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test accuracy") == 1, "only the first process reports"
     (row,) = read_rows(tmp_path / "double" / "results.jsonl")
     assert [path.name for path in (tmp_path / "double").iterdir() if path.is_dir()] == ["run"]
     assert row["device"]["processes"] == 2
-    assert row["test"]["images"] == single["test"]["images"] == 15, "a shared image counts once"
+    assert row["test"]["images"] == single["test"]["images"] == 15, "an image in both shares counts once"
     assert row["test"]["accuracy"] == single["test"]["accuracy"]
     assert row["test"]["loss"] == pytest.approx(single["test"]["loss"], rel=1e-4)
     assert row["selection"] == single["selection"]

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -184,12 +185,30 @@ def test_settings_that_cannot_work(change, sentence):
         check(Config(train=TrainConfig(**change)))
 
 
-@pytest.mark.parametrize("change", [{"ema": 0.9}, {"selection": "best_val"}])
-def test_fsdp_keeps_no_second_weights(change, monkeypatch):
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"ema": 0.9}, "no second set of weights"),
+        ({"selection": "best_val"}, "no second set of weights"),
+        ({"clip": 1.0}, "cannot clip by the norm"),
+    ],
+)
+def test_what_fsdp_cannot_do_is_refused(change, sentence, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = Config(train=TrainConfig(strategy="fsdp", **change), data=DataConfig(split="train800"))
-    with pytest.raises(ConfigError, match="no second set of weights"):
+    with pytest.raises(ConfigError, match=sentence):
         check(config)
+
+
+def test_fsdp_keeps_the_original_parameters(tmp_path, monkeypatch):
+    """The groups of the optimiser need them. No more is tested here: FSDP needs a GPU."""
+    given = {}
+    monkeypatch.setattr("lightning.pytorch.Trainer", lambda **options: given.update(options))
+    config = Config(train=TrainConfig(strategy="fsdp"))
+    build_trainer(config, RunFolder(tmp_path / "run", "x"), Timing(Waiting()), [])
+    assert isinstance(given["strategy"], FSDPStrategy)
+    assert given["strategy"].kwargs["use_orig_params"] is True
+    assert given["plugins"] is None, "its own checkpoints"
 
 
 def test_there_is_no_best_on_test():

@@ -95,6 +95,8 @@ def check(config: Config) -> None:
         raise ConfigError("train.strategy fsdp shards over GPUs and there is none here; use ddp, or auto.")
     if train.strategy == "fsdp" and (train.ema or train.selection == "best_val"):
         raise ConfigError("train.strategy fsdp keeps no second set of weights: leave out train.ema and best_val.")
+    if train.strategy == "fsdp" and train.clip is not None:
+        raise ConfigError("train.strategy fsdp cannot clip by the norm of all gradients: leave out train.clip.")
     if train.precision == "16-mixed" and not on_gpu:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
 

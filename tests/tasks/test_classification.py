@@ -119,5 +119,5 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.fit(make_task(), loader())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="does not fit this model: it lacks .* Resume with the config"):
+    with pytest.raises(ValueError, match=r"does not fit this model: it lacks .* Resume with the config"):
         make_trainer(tmp_path).fit(make_task("vpt"), loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)

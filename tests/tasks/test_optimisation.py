@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_rises_to_the_peak_and_falls_to_the_floor():
     values = [schedule(step, 1000, 100, floor=0.01) for step in range(1000)]
     assert values[:100] == pytest.approx([(step + 1) / 100 for step in range(100)])
     assert values[99] == values[100] == 1
-    assert all(a > b for a, b in zip(values[100:], values[101:], strict=False))
+    assert all(a > b for a, b in pairwise(values[100:]))
     assert values[-1] == pytest.approx(0.01, abs=1e-5)
 
 
