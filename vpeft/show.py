@@ -1,4 +1,4 @@
-"""What the tools print."""
+"""What the tools print. Names of the user's are `Text`: rich would read `[red]` in them as a colour."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vpeft.data.images import UnreadableImage
 from vpeft.metrics import Evaluation
@@ -34,7 +35,7 @@ def predictions(
             continue
         read.append(one)
         for rank, (name, probability) in enumerate(one.top):
-            table.add_row("" if rank else str(one.path), name, f"{probability:.2%}")
+            table.add_row(Text("" if rank else str(one.path)), Text(name), f"{probability:.2%}")
         table.add_section()
     if read:
         (console or Console()).print(table)
@@ -50,7 +51,7 @@ def evaluation(
     table.add_column("accuracy", justify="right")
     counts = result.confusion.sum(dim=1).tolist()
     for name, count, accuracy in zip(manifest["classes"], counts, result.per_class, strict=True):
-        table.add_row(name, f"{count:,}", "-" if accuracy is None else f"{accuracy:.2%}")
+        table.add_row(Text(name), f"{count:,}", "-" if accuracy is None else f"{accuracy:.2%}")
     table.add_section()
     table.add_row("all", f"{result.images:,}", f"{result.accuracy:.2%}", style="bold")
     console = console or Console()
@@ -58,7 +59,8 @@ def evaluation(
     skipped = f", {provenance['skipped']} unreadable images skipped" if provenance["skipped"] else ""
     console.print(
         f"{provenance['task']} ({provenance['format']}) test split: top-1 {result.accuracy:.2%}, "
-        f"cross-entropy {result.loss:.4f}, ECE {result.ece:.4f}{skipped}"
+        f"cross-entropy {result.loss:.4f}, ECE {result.ece:.4f}{skipped}",
+        markup=False,
     )
 
 

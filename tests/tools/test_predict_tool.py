@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.adapters import save
 from vpeft.checkpoint import load_adapter
 
 
@@ -67,3 +68,10 @@ def test_a_table_that_cannot_be_written_is_a_failure(tool, adapter, images, tmp_
     ended = tool("predict", adapter, images / "red" / "0.png", "--csv", tmp_path / "out.csv")
     assert ended.code == 1
     assert f"error: {tmp_path / 'out.csv'} could not be written" in ended.err
+
+
+def test_names_are_printed_as_they_are(tool, adapter, images):
+    save(adapter, classes=("[blue]", "a [/b]", "red"))
+    file = (images / "red").rename(images / "[red]") / "0.png"
+    ended = tool("predict", adapter, file)
+    assert all(name in ended.out for name in ("[blue]", "a [/b]", "[red]/0.png"))
