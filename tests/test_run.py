@@ -211,6 +211,12 @@ def test_fsdp_keeps_the_original_parameters(tmp_path, monkeypatch):
     assert given["plugins"] is None, "its own checkpoints"
 
 
+def test_best_val_needs_an_evaluation():
+    config = Config(data=DataConfig(split="train800"), train=TrainConfig(selection="best_val", val_every=101))
+    with pytest.raises(ConfigError, match="val_every 101 has none within 100 epochs"):
+        check(config)
+
+
 def test_there_is_no_best_on_test():
     with pytest.raises(ConfigError, match="selection"):
         resolve({"train": {"selection": "best_test"}}, "x.yaml")
@@ -233,3 +239,10 @@ def test_trainer_settings_reach_lightning(tmp_path):
     assert trainer.precision == "bf16-mixed"
     assert trainer.max_epochs == 7
     assert trainer.checkpoint_callbacks[0] is trainer.callbacks[-1], "it runs last, when everything is up to date"
+
+
+def test_compile_is_applied(images, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("vpeft.tuned.Tuned.compile", lambda self: compiled.append(self))
+    train(tiny_config(images, tmp_path, epochs=1, compile=True))
+    assert len(compiled) == 1

@@ -90,6 +90,11 @@ def check(config: Config) -> None:
             f"optim.warmup_epochs is {optim.warmup_epochs:g} and train.epochs is {train.epochs}: the learning rate "
             f"would never reach its peak. Give, for example, --optim.warmup_epochs {train.epochs / 10:g}."
         )
+    if train.selection == "best_val" and train.val_every > train.epochs:
+        raise ConfigError(
+            f"train.selection best_val needs an evaluation, and train.val_every {train.val_every} has none within "
+            f"{train.epochs} epochs; lower it."
+        )
     on_gpu = torch.cuda.is_available() and train.accelerator != "cpu"
     if train.strategy == "fsdp" and not on_gpu:
         raise ConfigError("train.strategy fsdp shards over GPUs and there is none here; use ddp, or auto.")
@@ -128,6 +133,8 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
     on_screen = sys.stdout.isatty()
     callbacks.append(Bar() if on_screen else EpochLines())
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
+    logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
+    logger.hparams.update(plain_settings(config))  # for hparams.yaml; TensorBoard gets them with the final metric
     # Filling fresh memory with NaN finds bugs in kernels and costs time; order is what is wanted here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     return L.Trainer(
@@ -141,7 +148,7 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
         gradient_clip_val=settings.clip,
         check_val_every_n_epoch=settings.val_every,
         callbacks=callbacks,
-        logger=TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False),
+        logger=logger,
         plugins=None if settings.strategy == "fsdp" else [AtomicCheckpoints()],
         profiler=timing.waiting,
         deterministic=True,

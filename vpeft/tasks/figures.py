@@ -31,7 +31,7 @@ def prediction_grid(images: Tensor, labels: Tensor, logits: Tensor, classes: Seq
     for axis, image, label, guess, sure in zip(axes, images, labels, predicted, confidence, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
         right = int(label) == int(guess)
-        title = f"{_shorten(classes[int(guess)])} {float(sure):.0%}"
+        title = f"{_shorten(classes[int(guess)])} ({float(sure):.0%})"
         axis.set_title(title, fontsize=8, color=RIGHT if right else WRONG, pad=3)
         if not right:
             axis.set_xlabel(f"is {_shorten(classes[int(label)])}", fontsize=8, color=INK, labelpad=2)
@@ -55,7 +55,7 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str) -> F
 
     count = len(classes)
     side = min(12.0, 3.4 + 0.42 * count) if count <= NAMED_CLASSES else 9.0
-    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
+    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="compressed")  # for a square axis with a bar
     axis = figure.subplots()
     share = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)
     drawn = axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -65,7 +65,7 @@ def confusion_figure(confusion: Tensor, classes: Sequence[str], title: str) -> F
     axis.set_title(title, fontsize=10)
     if count <= NAMED_CLASSES:
         names = [_shorten(name) for name in classes]
-        axis.set_xticks(range(count), names, rotation=90, fontsize=8)
+        axis.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=8)
         axis.set_yticks(range(count), names, fontsize=8)
     if count <= NUMBERED_CLASSES:
         _number(axis, confusion, share)

@@ -27,7 +27,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         content = io.BytesIO()  # torch's own writer reports a full disk as a bare RuntimeError
         torch.save(checkpoint, content)
-        write_atomic(Path(path), lambda temporary: temporary.write_bytes(content.getbuffer()))
+        write_atomic(Path(path), content.getvalue())
 
 
 class Interrupted(SystemExit):
