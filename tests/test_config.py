@@ -297,7 +297,7 @@ def test_help_and_mistakes_import_nothing_heavy(write, words):
     code = (
         "import sys\nfrom vpeft import config\n"
         f"try: config.parse({words!r})\nexcept (SystemExit, config.ConfigError): pass\n"
-        "print('loaded', *{'timm', 'torchvision', 'lightning', 'transformers'} & set(sys.modules))"
+        "print('loaded', *{'torch', 'timm', 'torchvision', 'lightning', 'transformers'} & set(sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

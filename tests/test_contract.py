@@ -196,7 +196,7 @@ def test_a_wrong_spec_is_refused_with_the_reason(spec, message):
 
 def test_an_adapter_of_other_methods_is_refused():
     model = tuned("timm_vit", "lora_qv")
-    with pytest.raises(ValueError, match="it lacks .* it holds"):
+    with pytest.raises(ValueError, match=r"it lacks .* it holds"):
         model.load_delta(tuned("timm_vit", "adaptformer").delta())
     other = {key: value[:1] for key, value in model.delta().items()}
     with pytest.raises(ValueError, match=r"is \[1, 32\] in the adapter and \[4, 32\] in the model"):

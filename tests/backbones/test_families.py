@@ -95,7 +95,7 @@ def test_roles_name_the_same_maps_under_every_library(name):
         rows = sum(part.stop - part.start for _, part in block.find(role))
         wanted = {"qkv": 3 * block.dim, "fc1": block.find("fc1")[0][0].shape[0]}.get(role, block.dim)
         assert rows == wanted, role
-    with pytest.raises(ValueError, match="no affine map 'query'. It has fc1, fc2, k"):
+    with pytest.raises(ValueError, match=r"no affine map 'query'. It has fc1, fc2, k"):
         block.find("query")
 
 
@@ -236,3 +236,28 @@ def test_a_model_of_the_callers_own_can_be_wrapped():
     assert body.weights.source == "given"
     with pytest.raises(TypeError, match="not a model of timm, open_clip or transformers"):
         wrap(torch.nn.Linear(2, 2))
+
+
+def test_a_transformers_tower_reads_a_file_under_published_names(tmp_path):
+    from safetensors.torch import save_file
+
+    vendor = backbone("hf_dinov2").model
+    vendor.save_pretrained(tmp_path / "model")
+    published = (tmp_path / "model" / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    body = create(f"hf:{tmp_path / 'model'}", str(published))
+    with torch.no_grad():
+        torch.testing.assert_close(body(image()), vendor(image()).pooler_output)
+    assert (body.weights.source, body.weights.origin) == ("file", "weights.safetensors")
+    save_file({"layernorm.weight": torch.zeros(32)}, published)
+    with pytest.raises(ValueError, match=r"does not fit this backbone: .* missing"):
+        create(f"hf:{tmp_path / 'model'}", str(published))
+
+
+def test_a_google_checkpoint_of_another_shape_is_refused(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "S_32.npz"
+    blocks = {f"Transformer/encoderblock_{i}/LayerNorm_0/scale": np.zeros(64) for i in range(2)}
+    np.savez(path, **blocks, **{"embedding/kernel": np.zeros((32, 32, 3, 64), "float32")})
+    with pytest.raises(ValueError, match="2 blocks, width 64 and patches of 32 pixels; this backbone has 6 blocks"):
+        create("test_vit", str(path))

@@ -43,7 +43,7 @@ class Preprocessing:
 
 def own_preprocessing(model: Any) -> Preprocessing:
     """What timm knows of a model's images: its own config, or ImageNet's mean and deviation."""
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(model)
     interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"

@@ -105,19 +105,19 @@ def _timm_family(model: Any) -> tuple[Family, int, tuple[int, int], tuple[int, i
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.vision_transformer import VisionTransformer
 
-    if isinstance(model, VisionTransformer):
-        from vpeft.backbones.timm_vit import TimmViT as Known
-    elif isinstance(model, Eva):
-        from vpeft.backbones.timm_eva import TimmEva as Known
-    elif isinstance(model, SwinTransformer):
-        from vpeft.backbones.timm_swin import TimmSwin as Known
-    else:
+    from vpeft.backbones.timm_eva import TimmEva
+    from vpeft.backbones.timm_swin import TimmSwin
+    from vpeft.backbones.timm_vit import TimmViT
+
+    known: dict[type, Any] = {VisionTransformer: TimmViT, Eva: TimmEva, SwinTransformer: TimmSwin}
+    family = next((family for kind, family in known.items() if isinstance(model, kind)), None)
+    if family is None:
         raise TypeError(
             f"timm's {type(model).__name__} is not a supported backbone; supported are its VisionTransformer, Eva "
             "(DINOv3) and SwinTransformer models."
         )
     embed = model.patch_embed
-    return Known(model), model.head_hidden_size, tuple(embed.img_size), tuple(embed.patch_size)
+    return family(model), model.head_hidden_size, tuple(embed.img_size), tuple(embed.patch_size)
 
 
 def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -127,4 +127,3 @@ def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if height < 1 or width < 1:
         raise ValueError(f"image_size is {height}x{width}; it has to be positive.")
     return height, width
-

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 from transformers import AutoConfig, CLIPVisionModel, Dinov2Model, Dinov2WithRegistersModel, SiglipVisionModel, ViTModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from vpeft.backbones.backbone import Preprocessing
-from vpeft.backbones.hf_vit import grid_of, prefix_of
-from vpeft.backbones.load_timm import Loaded, check_keys
+from vpeft.backbones.hf_vit import grid_of
+from vpeft.backbones.load_timm import Loaded
 from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load_file
 
 _INCEPTION = (0.5, 0.5, 0.5)
@@ -54,32 +54,44 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
             f"hf:{name} is a '{config.model_type}'; supported vision towers are {', '.join(sorted(_TOWERS))}."
         )
     tower = _TOWERS[config.model_type]
-    options = {"add_pooling_layer": False} if tower is ViTModel else {}
+    options: dict[str, Any] = {"add_pooling_layer": False} if tower is ViTModel else {}
     vision = getattr(config, "vision_config", config)
     model: Any
-    if pretrained == "auto":
+    if pretrained == "none":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = tower(vision, **options)
+        source, origin = "random", f"seed {seed}"
+    elif pretrained == "auto":
         try:
             model = tower.from_pretrained(name, config=vision, **options)
         except (OSError, RuntimeError, ValueError) as error:
             raise hub_unreachable(f"hf:{name}", error) from error
         source, origin = ("file" if Path(name).expanduser().is_dir() else "hub"), f"hf/{name}"
     else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = tower(vision, **options)
-        if pretrained == "none":
-            source, origin = "random", f"seed {seed}"
-        else:
-            path = Path(pretrained).expanduser()
-            state = load_file(path)
-            check_keys(model.state_dict(), state, path)
-            model.load_state_dict(state)
-            source, origin = "file", path.name
+        path = Path(pretrained).expanduser()
+        model = _from_file(tower, vision, options, path)
+        source, origin = "file", path.name
     model.set_attn_implementation("sdpa")
     weights = Weights(source, origin, content_hash(model))  # type: ignore[arg-type]
     if image_size is not None:
         resize(model, image_size, name)
     return model, _preprocessing(name, config.model_type), weights
+
+
+def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> Any:
+    """Through `from_pretrained`, which knows the names that earlier releases of transformers saved under."""
+    state = load_file(path)
+    model, info = tower.from_pretrained(
+        None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit this backbone: {len(wrong)} tensors are missing or of another shape "
+            f"({sorted(wrong)[0]}, ...). Choose the backbone it was made for."
+        )
+    return model
 
 
 def _preprocessing(name: str, kind: str) -> Preprocessing:
@@ -123,6 +135,8 @@ def resize(model: Any, image_size: tuple[int, int], name: str) -> None:
         return
     embeddings.position_embedding = nn.Embedding.from_pretrained(resampled[0], freeze=False)
     embeddings.position_ids = torch.arange(len(resampled[0])).expand(1, -1)
-    embeddings.image_size, embeddings.num_patches, embeddings.num_positions = side, len(resampled[0]) - prefix, len(
-        resampled[0]
+    embeddings.image_size, embeddings.num_patches, embeddings.num_positions = (
+        side,
+        len(resampled[0]) - prefix,
+        len(resampled[0]),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from vpeft.backbones.backbone import Preprocessing

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor
@@ -87,12 +89,31 @@ def _from_npz(model: Any, path: Path) -> None:
     if not hasattr(model, "load_pretrained"):
         raise ValueError(f"{path} is a .npz of the original Google ViTs, which {type(model).__name__} cannot read.")
     try:
+        _check_npz(model, path)
         model.load_pretrained(str(path))
+    except _Misfit:
+        raise
     except Exception as error:  # zipfile, numpy and timm each raise their own
         raise ValueError(
             f"{path} is not a complete .npz checkpoint of this model in Google's layout ({type(error).__name__}: "
             f"{error}). Download it again, or choose the model that it belongs to."
         ) from error
+
+
+class _Misfit(ValueError):
+    """A sound file of another model."""
+
+
+def _check_npz(model: Any, path: Path) -> None:
+    """Refuse what timm would bend into shape: another patch size, or more blocks than the model has."""
+    with np.load(path, allow_pickle=False) as file:
+        blocks = {match.group(1) for match in map(re.compile(r".*encoderblock_(\d+)/").match, file.files) if match}
+        kernel = next(file[name].shape for name in file.files if name.endswith("embedding/kernel"))
+    theirs = f"{len(blocks)} blocks, width {kernel[3]} and patches of {kernel[0]} pixels"
+    patch = model.patch_embed.patch_size[0]
+    ours = f"{len(model.blocks)} blocks, width {model.embed_dim} and patches of {patch} pixels"
+    if theirs != ours:
+        raise _Misfit(f"{path} holds a ViT of {theirs}; this backbone has {ours}. Choose the backbone it was made for.")
 
 
 def check_keys(wanted: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:

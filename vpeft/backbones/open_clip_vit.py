@@ -38,7 +38,8 @@ class OpenClipViT:
     def _block(self, block: Any) -> Block:
         if type(block) is not ResidualAttentionBlock:
             raise refuse_block(block)
-        attn, mlp = block.attn, block.mlp
+        attn: Any = block.attn
+        mlp: Any = block.mlp
         return Block(
             block,
             attn=Branch(opens=block.ln_1, closes=block.ls_1),

@@ -8,33 +8,24 @@ import torch
 import torch.nn.functional as F
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaBlock
-from torch import Tensor, nn
+from torch import Tensor
 
 from vpeft.backbones.refusal import refuse_block
-from vpeft.backbones.timm_vit import mlp_affines
+from vpeft.backbones.timm_vit import mlp_affines, outer_parts
 from vpeft.seams import Affine, Block, Branch
 
 
 class TimmEva:
-    unused: tuple[str, ...] = ()
-
     def __init__(self, model: Eva) -> None:
         self.model: Any = model
         self.rotary: Tensor | None = None  # of the images being embedded; every block reads it
-        self.norm: nn.Module = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
-        self.affines = {"patch_embed": Affine(model.patch_embed.proj, channels=1)}
-        if not isinstance(model.norm_pre, nn.Identity):
-            self.affines["norm_pre"] = Affine(model.norm_pre)
-        if not isinstance(self.norm, nn.Identity):
-            self.affines["norm"] = Affine(self.norm)
-        self.blocks = [self._block(index, block) for index, block in enumerate(model.blocks)]
-        if model.num_classes:
-            self.unused = tuple(f"head.{name}" for name, _ in model.head.named_parameters())
+        self.norm, self.affines, self.unused = outer_parts(self.model)
+        self.blocks = [self._block(index, block) for index, block in enumerate(self.model.blocks)]
 
     def _block(self, index: int, block: Any) -> Block:
         if type(block) is not EvaBlock:
             raise refuse_block(block)
-        attn = block.attn
+        attn: Any = block.attn
         if attn.qkv is None:
             maps = {"q": Affine(attn.q_proj), "k": Affine(attn.k_proj), "v": Affine(attn.v_proj)}
         else:

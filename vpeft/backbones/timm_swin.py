@@ -33,6 +33,7 @@ class TimmSwin:
     def _block(self, block: Any) -> Block:
         if type(block) is not SwinTransformerBlock:
             raise refuse_block(block)
+        resolution: Any = block.input_resolution
         return Block(
             block,
             attn=Branch(opens=block.norm1, closes=block.drop_path1),
@@ -45,7 +46,7 @@ class TimmSwin:
                 **mlp_affines(block.mlp),
             },
             dim=block.dim,
-            grid=block.input_resolution,
+            grid=resolution,
             windowed=True,
         )
 

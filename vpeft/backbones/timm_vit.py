@@ -14,24 +14,15 @@ from vpeft.seams import Affine, Block, Branch
 
 
 class TimmViT:
-    unused: tuple[str, ...] = ()
-
     def __init__(self, model: VisionTransformer) -> None:
         self.model: Any = model
-        self.norm: nn.Module = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
-        self.affines = {"patch_embed": Affine(model.patch_embed.proj, channels=1)}
-        if not isinstance(model.norm_pre, nn.Identity):
-            self.affines["norm_pre"] = Affine(model.norm_pre)
-        if not isinstance(self.norm, nn.Identity):
-            self.affines["norm"] = Affine(self.norm)
-        self.blocks = [self._block(block) for block in model.blocks]
-        if model.num_classes:
-            self.unused = tuple(f"head.{name}" for name, _ in model.head.named_parameters())
+        self.norm, self.affines, self.unused = outer_parts(self.model)
+        self.blocks = [self._block(block) for block in self.model.blocks]
 
     def _block(self, block: Any) -> Block:
         if type(block) is not ViTBlock:
             raise refuse_block(block)
-        attn = block.attn
+        attn: Any = block.attn
         return Block(
             block,
             attn=Branch(opens=block.norm1, closes=block.drop_path1),
@@ -61,6 +52,15 @@ class TimmViT:
 
     def pool(self, x: Tensor) -> Tensor:
         return self.model.forward_head(x, pre_logits=True)
+
+
+def outer_parts(model: Any) -> tuple[nn.Module, dict[str, Affine], tuple[str, ...]]:
+    """Of a timm ViT: its last norm, the affine maps outside its blocks, and the parameters features never see."""
+    norm = model.fc_norm if isinstance(model.norm, nn.Identity) else model.norm
+    maps = {"norm_pre": model.norm_pre, "norm": norm}
+    affines = {role: Affine(module) for role, module in maps.items() if not isinstance(module, nn.Identity)}
+    unused = tuple(f"head.{name}" for name, _ in model.head.named_parameters())
+    return norm, {"patch_embed": Affine(model.patch_embed.proj, channels=1), **affines}, unused
 
 
 def mlp_affines(mlp: Any) -> dict[str, Affine]:

@@ -131,7 +131,7 @@ def _signature(method: type[nn.Module]) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    union = getattr(hint, "__args__", ()) if hint not in (int, float, bool, str) else ()
+    union: tuple[Any, ...] = getattr(hint, "__args__", ())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

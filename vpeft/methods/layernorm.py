@@ -1,6 +1,6 @@
 """LayerNorm tuning (Basu et al., AAAI 2024, arXiv:2304.01589; Kim et al., 2021, arXiv:2106.03164).
 
-    gamma (x - mean) / std + beta        gamma and beta learn
+gamma (x - mean) / std + beta        gamma and beta learn
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class LoRA(nn.Module):
         self.down = Modules[nn.Linear]()
         self.updates = Modules[LowRank]()
         for block in backbone.blocks:
-            attention = {id(affine) for role in ("q", "k", "v") if role in block.roles() for affine, _ in block.find(role)}
+            attention = {id(affine) for affine, _ in block.find("qkv")}
             common: list[nn.Linear] = []  # the A that the attention's maps share
             for affine, rows in self.maps(block):
                 out_dim, in_dim = affine.shape

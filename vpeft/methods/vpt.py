@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
 
