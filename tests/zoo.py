@@ -80,13 +80,14 @@ SPECS: dict[str, dict[str, Any]] = {
     "vpt_deep": {"name": "vpt", "prompts": 3},
     "vpt_project": {"name": "vpt", "prompts": 3, "project": 8},
     "lora_qv": {"name": "lora", "rank": 4},
-    "lora_all": {"name": "lora", "rank": 4, "targets": ["qkv", "proj", "fc1", "fc2"], "dropout": 0.1},
-    "lora_shared": {"name": "lora", "rank": 4, "targets": ["qkv"], "shared_a": True},
+    "lora_all": {"name": "lora", "rank": 4, "targets": ["qkv", "proj", "fc1", "fc2"]},
+    "lora_shared": {"name": "lora", "rank": 4, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
     "adaptformer": {"name": "adaptformer", "bottleneck": 8},
     "adaptformer_norm": {"name": "adaptformer", "bottleneck": 8, "pre_norm": True},
 }
 
 REFUSED = {("timm_swin", method): "within windows" for method in ("vpt_shallow", "vpt_deep", "vpt_project")}
+REFUSED["open_clip", "lora_shared"] = "reads 'qkv' as a tensor"
 
 PAIRS = [(b, m) for b in MODELS for m in SPECS if (b, m) not in REFUSED]
 

@@ -29,11 +29,11 @@ def main() -> None:
         parser.error(f"there are no cases {', '.join(unknown)}; there are {', '.join(CASES)}")
     setting = Setting(**arguments)
     measured = bench(setting, ["full", *(case for case in cases if case != "full")])
+    if file:
+        file.write_text(to_json(setting, measured) + "\n")
     print(table(measured))
     difference, ratio = merged_inference(setting)
     print(f"\nmerged LoRA: outputs differ by {difference:.1e}, inference time {ratio:.3f} of the plain backbone")
-    if file:
-        file.write_text(to_json(setting, measured) + "\n")
 
 
 if __name__ == "__main__":

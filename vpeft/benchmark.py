@@ -176,8 +176,8 @@ def merged_inference(setting: Setting) -> tuple[float, float]:
     with torch.no_grad():
         for _, parameter in tuned.trainable():
             parameter.normal_(std=0.02)
-    architecture = setting.backbone
-    merged, plain = (timm.create_model(architecture, num_classes=0).eval() for _ in range(2))
+    options = {"num_classes": 0, "img_size": body.image_size}
+    merged, plain = (timm.create_model(setting.backbone, **options).eval() for _ in range(2))
     merged.load_state_dict(tuned.merge(), strict=True)
     images = torch.randn(setting.batch, 3, *body.image_size)
     with torch.inference_mode():

@@ -2,6 +2,7 @@
 
     pixels   the image before the patch embedding                 Backbone.edit_pixels(f)
     tokens   the sequence entering or leaving a block             Block.before(f), Block.after(f)
+             the sequence leaving the last block                  Backbone.before_finish(f)
     branch   y in  x + y,  y = f(norm(x))                          Branch.edit(f),  f(x, h, y) -> y
     affine   y = W x + b                                           Affine.edit(update)
     query    tokens that read a block's keys and values            Block.attend(queries, context)

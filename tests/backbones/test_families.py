@@ -261,3 +261,37 @@ def test_a_google_checkpoint_of_another_shape_is_refused(tmp_path):
     np.savez(path, **blocks, **{"embedding/kernel": np.zeros((32, 32, 3, 64), "float32")})
     with pytest.raises(ValueError, match="2 blocks, width 64 and patches of 32 pixels; this backbone has 6 blocks"):
         create("test_vit", str(path))
+
+
+def test_auto_takes_a_file_that_lies_under_weights_of_the_cache(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("VPEFT_CACHE", str(tmp_path))
+    wanted = create("test_vit", "none", seed=3)
+    (tmp_path / "weights").mkdir()
+    save_file(wanted.model.state_dict(), tmp_path / "weights" / "test_vit.safetensors")
+    found = create("test_vit")
+    assert (found.weights.source, found.weights.origin) == ("file", "test_vit.safetensors")
+    assert found.weights.sha256 == wanted.weights.sha256
+
+
+def test_a_file_of_another_patch_size_is_refused_and_not_resampled(tmp_path):
+    from safetensors.torch import save_file
+
+    state = create("test_vit", "none").model.state_dict()
+    state["patch_embed.proj.weight"] = torch.zeros(64, 3, 32, 32)
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="patches of 32 pixels; this backbone's are 16"):
+        create("test_vit", str(tmp_path / "other.safetensors"))
+
+
+def test_the_hash_of_a_file_of_another_image_size_is_that_of_the_file(tmp_path):
+    from safetensors.torch import save_file
+
+    from vpeft.backbones.weights import content_hash
+
+    state = create("test_vit", "none", image_size=96).model.state_dict()
+    save_file(state, tmp_path / "small.safetensors")
+    body = create("test_vit", str(tmp_path / "small.safetensors"))
+    assert body.grid == (10, 10)
+    assert body.weights.sha256 == content_hash(state)

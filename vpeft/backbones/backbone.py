@@ -105,7 +105,10 @@ class Backbone(nn.Module):
         self._on_pixels.append(edit)
 
     def before_finish(self, edit: TokenEdit) -> None:
-        """Change the tokens that leave the last block, before the final norm and the pooling."""
+        """Change the tokens that leave the last block, before the final norm and the pooling.
+
+        Edits run last attached first, so that tokens leave in the reverse order of their coming.
+        """
         self._before_finish.append(edit)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ class Backbone(nn.Module):
         return self.family.between(index, x)
 
     def finish(self, x: Tensor) -> Tensor:
-        for edit in self._before_finish:
+        for edit in reversed(self._before_finish):
             x = edit(x)
         return self.family.finish(x)
 

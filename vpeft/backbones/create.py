@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vpeft.backbones.backbone import Backbone, Family, Preprocessing, own_preprocessing
-from vpeft.backbones.weights import Weights, content_hash
+from vpeft.backbones.embedded import EMBEDDED
+from vpeft.backbones.weights import SUFFIXES, Weights, content_hash
+from vpeft.fetch import cache_dir
 
 
 def create(
@@ -18,8 +21,10 @@ def create(
 
     Args:
         name: A timm, `open_clip:` , `hf:` or embedded name (see this package's docstring).
-        pretrained: `auto` loads the weights the name stands for, from the embedded package or the
-            model hub; `none` leaves them random, from `seed`; anything else is the path of a file.
+        pretrained: `auto` loads the weights the name stands for: from a file `<name>.safetensors` (or
+            .npz, .pth, ...; a `/` or `:` in the name is a `-`) under `weights/` of the cache if there is
+            one, else from the embedded package or the model hub. `none` leaves them random, from `seed`;
+            anything else is the path of a file.
         image_size: Side, or height and width, in pixels; None is the model's own. Position
             embeddings are resampled.
         seed: Of random weights; unused otherwise.
@@ -43,6 +48,8 @@ def create(
         raise ValueError(
             f"Backbone '{name}' names the library '{library}'; known are timm (or no prefix), open_clip and hf."
         )
+    if pretrained == "auto" and (file := local_weights(name)):
+        pretrained = str(file)
     model, preprocessing, weights = loader.load(rest, pretrained, size, seed)
     return wrap(model, name, preprocessing, weights)
 
@@ -75,6 +82,14 @@ def wrap(
         preprocessing or own_preprocessing(model),
         weights or Weights("given", "built by the caller", content_hash(model)),
     )
+
+
+def local_weights(name: str) -> Path | None:
+    """The file for `name` that the user has put under `weights/` of the cache, if any."""
+    if name in EMBEDDED:
+        return None  # its converted file lies there too, and is verified by its own loader
+    stem = name.replace("/", "-").replace(":", "-")
+    return next((file for suffix in SUFFIXES if (file := cache_dir() / "weights" / f"{stem}{suffix}").is_file()), None)
 
 
 def _family(model: Any) -> tuple[Family, int, tuple[int, int], tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
     except (OSError, ValueError) as error:
         if Path(name).expanduser().is_dir():
             raise ValueError(f"The folder {name} holds no config.json that transformers can read: {error}") from error
-        raise hub_unreachable(f"hf:{name}", error) from error
+        raise RuntimeError(
+            f"The config of hf:{name} could not be fetched ({type(error).__name__}), and without it the model cannot "
+            "be built, not even with random weights. Give a local folder that holds its config.json (hf:FOLDER), or "
+            "take a timm model, which needs none."
+        ) from error
     if config.model_type not in _TOWERS:
         raise ValueError(
             f"hf:{name} is a '{config.model_type}'; supported vision towers are {', '.join(sorted(_TOWERS))}."
@@ -86,6 +91,12 @@ def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> 
         None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    blocks = {int(m[1]) for key in state if "text_model" not in key and (m := re.search(r"\blayers?\.(\d+)\.", key))}
+    if len(blocks) > config.num_hidden_layers:
+        raise ValueError(
+            f"{path} holds {len(blocks)} blocks; this backbone has {config.num_hidden_layers}. Choose the backbone it "
+            "was made for."
+        )
     if wrong:
         raise ValueError(
             f"{path} does not fit this backbone: {len(wrong)} tensors are missing or of another shape "

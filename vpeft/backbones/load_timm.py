@@ -22,6 +22,7 @@ Loaded = tuple[Any, Preprocessing, Weights]
 
 def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
     """Build timm's `name` (or an embedded backbone) without its classifier, and resample it to `image_size`."""
+    resampled: dict[str, Tensor] = {}
     architecture = EMBEDDED[name].architecture if name in EMBEDDED else known(name)
     if pretrained == "auto" and name not in EMBEDDED:
         model = _from_hub(architecture)
@@ -37,11 +38,11 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
             source, origin = "embedded", EMBEDDED[name].requirement
         else:
             path = Path(pretrained).expanduser()
-            _from_file(model, path)
+            resampled = _from_file(model, path)
             source, origin = "file", path.name
     preprocessing = own_preprocessing(model)
-    # Before the position embeddings are resampled: their last bits depend on the machine.
-    weights = Weights(source, origin, content_hash(model))  # type: ignore[arg-type]
+    # Of what was loaded, not of what was resampled: the last bits of an interpolation depend on the machine.
+    weights = Weights(source, origin, content_hash(resampled or model))  # type: ignore[arg-type]
     if image_size is not None:
         resize(model, image_size, name)
     return model, preprocessing, weights
@@ -71,18 +72,30 @@ def _from_hub(name: str) -> Any:
         raise hub_unreachable(name, error) from error
 
 
-def _from_file(model: Any, path: Path) -> None:
+def _from_file(model: Any, path: Path) -> dict[str, Tensor]:
+    """Load a file; return its own state where its position embeddings had to be resampled, else nothing."""
     check_file(path)
     if path.suffix == ".npz":
         _from_npz(model, path)
-        return
-    state = load_file(path)
+        return {}
+    stored = load_file(path)
+    kernel = stored.get("patch_embed.proj.weight")
+    patch = model.patch_embed.patch_size
+    if kernel is not None and kernel.ndim == 4 and tuple(kernel.shape[2:]) != tuple(patch):
+        raise ValueError(  # timm would resample the patches, and nobody would know
+            f"{path} holds a model with patches of {kernel.shape[-1]} pixels; this backbone's are {patch[-1]}. "
+            "Choose the backbone it was made for."
+        )
     module = importlib.import_module(type(model).__module__)
-    state = module.checkpoint_filter_fn(state, model)  # names of other releases; resampled to the model's own size
+    state = module.checkpoint_filter_fn(
+        dict(stored), model
+    )  # names of other releases; resampled to the model's own size
     classifier = model.pretrained_cfg.get("classifier", "head")
     state = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
     check_keys(model.state_dict(), state, path)
     model.load_state_dict(state)
+    changed = "pos_embed" in stored and stored["pos_embed"].shape != model.state_dict()["pos_embed"].shape
+    return stored if changed else {}
 
 
 def _from_npz(model: Any, path: Path) -> None:

@@ -136,7 +136,7 @@ def hub_unreachable(backbone: str, error: Exception) -> RuntimeError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return RuntimeError(
         f"The weights of '{backbone}' could not be fetched: no model hub could be reached, or none has them ("
-        f"{type(error).__name__}: {reason}). Either give a file you have (pretrained: PATH), or take the embedded "
-        "backbone, which needs no hub (backbone: vit_small_patch14_saliency), or ask for random weights "
-        "(pretrained: none)."
+        f"{type(error).__name__}: {reason}). Either give a file you have (pretrained: PATH, or under weights/ of the "
+        "cache), or take the embedded backbone, which needs no hub (backbone: vit_small_patch14_saliency), or ask for "
+        "random weights (pretrained: none)."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_origin, get_type_hints, runtime_checkable
 
 from torch import nn
 
@@ -79,7 +79,11 @@ def build(spec: Spec, backbone: Backbone) -> list[nn.Module]:
     methods: list[nn.Module] = []
     for entry in _entries(spec):
         options = {key: value for key, value in entry.items() if key != "name"}
-        methods.append(METHODS[entry["name"]](backbone, **options))
+        try:
+            methods.append(METHODS[entry["name"]](backbone, **options))
+        except ValueError as error:  # torch's own checks of a value do not say whose it is
+            named = str(error).startswith(f"{entry['name']}: ")
+            raise ValueError(str(error) if named else f"{entry['name']}: {error}") from error
     return methods
 
 
@@ -132,6 +136,8 @@ def _signature(method: type[nn.Module]) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     union: tuple[Any, ...] = getattr(hint, "__args__", ())
+    if get_origin(hint) is Literal:
+        return value in union
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:

@@ -41,6 +41,8 @@ class AdaptFormer(nn.Module):
         pre_norm: bool = False,
     ) -> None:
         super().__init__()
+        if bottleneck < 1:
+            raise ValueError(f"adaptformer: bottleneck is {bottleneck}; at least 1 is needed.")
         self.adapters = Modules[Adapter](
             Adapter(block.dim, bottleneck, scale, dropout, pre_norm) for block in backbone.blocks
         )

@@ -23,10 +23,12 @@ class LayerNormTuning(nn.Module):
         """Nothing to wire."""
 
     def adopts(self, backbone: Backbone) -> list[str]:
-        norms = {
-            name for name, module in backbone.model.named_modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)
-        }
-        return [name for name, _ in backbone.model.named_parameters() if name.rpartition(".")[0] in norms]
+        from timm.layers.norm import RmsNorm, SimpleNorm
+
+        kinds = (nn.LayerNorm, nn.RMSNorm, RmsNorm, SimpleNorm)
+        norms = {name for name, module in backbone.model.named_modules() if isinstance(module, kinds)}
+        found = [name for name, _ in backbone.model.named_parameters() if name.rpartition(".")[0] in norms]
+        return [name for name in found if name not in backbone.family.unused]
 
     def merge(self, backbone: Backbone) -> None:
         """The change is in the backbone already."""

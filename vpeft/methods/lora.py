@@ -28,6 +28,9 @@ class LoRA(nn.Module):
     The count is the same for q and v with an A each, and for NOAH's q, k and v under one A.
     NOAH (ZhangYuanhan-AI/NOAH @ e9c55f3) is `targets: [qkv], shared_a: true, alpha: <rank>, dropout: 0.1`.
 
+    On projections that torch reads as tensors (open_clip's attention) the update acts on the weight while
+    training too. `qkv` is one map with one A where the backbone fuses it, and three where it does not.
+
     Args:
         rank: r.
         alpha: The update is scaled by alpha / rank.
@@ -36,7 +39,8 @@ class LoRA(nn.Module):
         dropout: On the input of A.
 
     Raises:
-        ValueError: a target that this backbone does not have, or that is named twice.
+        ValueError: a target that this backbone does not have, that is named twice or is a norm; dropout
+            on a map that is read as a tensor.
     """
 
     def __init__(
@@ -77,7 +81,15 @@ class LoRA(nn.Module):
     def maps(self, block: Block) -> list[tuple[Affine, list[slice]]]:
         """The maps of a block that are updated, each with the rows that are."""
         found: dict[int, tuple[Affine, list[slice]]] = {}
-        for affine, rows in (entry for target in self.targets for entry in block.find(target)):
+        named = [(role, *entry) for role in self.targets for entry in block.find(role)]
+        for role, affine, rows in named:
+            if len(affine.shape) != 2:
+                raise ValueError(f"lora: target {role} is a norm, and a norm has no matrix to update at low rank.")
+            if self.dropout.p and not affine.called:
+                raise ValueError(
+                    f"lora: dropout is {self.dropout.p}, but the attention of this backbone reads '{role}' as a "
+                    "tensor, so that its input is never seen. Set dropout to 0, or take the same weights from timm."
+                )
             taken = found.setdefault(id(affine), (affine, []))[1]
             if any(rows.start < other.stop and other.start < rows.stop for other in taken):
                 raise ValueError(f"lora: targets {list(self.targets)} name the same map twice.")

@@ -53,6 +53,8 @@ class VPT(nn.Module):
             )
         if prompts < 1:
             raise ValueError(f"vpt: prompts is {prompts}; at least 1 is needed.")
+        if project is not None and project < 1:
+            raise ValueError(f"vpt: project is {project}; at least 1 is needed, or null for no projection.")
         width, count = project or backbone.blocks[0].dim, len(backbone.blocks) if deep else 1
         self.prompts = nn.Parameter(torch.empty(count, prompts, width))
         bound = (6 / (3 * backbone.patch[0] * backbone.patch[1] + width)) ** 0.5
@@ -61,11 +63,12 @@ class VPT(nn.Module):
         if self.project is not None:
             nn.init.kaiming_normal_(self.project.weight, mode="fan_out")
         self.dropout = nn.Dropout(dropout)
-        at = backbone.blocks[0].prefix
-        self.layers = [Layer(self, index, at) for index in range(count)]
+        self.layers: list[Layer] = []
 
     def attach(self, backbone: Backbone) -> None:
         blocks = backbone.blocks
+        # After every token that stands before the patches now, prompts of an earlier VPT among them.
+        self.layers = [Layer(self, index, blocks[0].prefix) for index in range(len(self.prompts))]
         blocks[0].before(self.layers[0].insert)
         for block, layer in zip(blocks[1:], self.layers[1:], strict=False):
             block.before(layer.replace)
