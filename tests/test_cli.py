@@ -1,6 +1,9 @@
 """How a tool ends."""
 
+import importlib.util
+
 import pytest
+import torch
 
 from vpeft import cli
 from vpeft.nearest import did_you_mean
@@ -13,12 +16,37 @@ def end(main, monkeypatch):
     return ended.value.code
 
 
+OWN = """
 def raising(error):
-    """A main that fails as if the package's own code had raised."""
-    source = "def main(argv):\n    raise error\n"
-    module = {"error": error}
-    exec(compile(source, cli.__file__, "exec"), module)
-    return module["main"]
+    if error:
+        raise (
+            error
+        )
+
+def asserting(argv):
+    assert not argv, "the rank is positive"
+
+def unpacking(argv):
+    a, b = argv
+
+def calling(argv):
+    raising()
+
+def multiplying(matrix):
+    return matrix @ matrix
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module that counts as one of the package's."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    monkeypatch.setattr(cli, "_PACKAGE", tmp_path)
+    spec = importlib.util.spec_from_file_location("own", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize(
@@ -32,8 +60,8 @@ def raising(error):
         (OSError("disk full"), 1),
     ],
 )
-def test_an_error_of_the_package_is_its_sentence_and_a_code(error, code, monkeypatch, capsys):
-    assert end(raising(error), monkeypatch) == code
+def test_an_error_of_the_package_is_its_sentence_and_a_code(own, error, code, monkeypatch, capsys):
+    assert end(lambda argv: own.raising(error), monkeypatch) == code
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
@@ -42,19 +70,33 @@ def test_a_file_the_system_refuses_is_a_sentence(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err == f"error: [Errno 2] No such file or directory: '{tmp_path / 'no'}'\n"
 
 
-def test_anything_else_keeps_its_traceback(monkeypatch):
+def test_an_error_of_the_real_package_is_its_sentence(monkeypatch, capsys):
+    assert end(lambda argv: cli.Parser("tools/x.py").error("wrong"), monkeypatch) == 2
+    assert capsys.readouterr().err == "error: command line: wrong; see tools/x.py --help\n"
+
+
+BUGS = {
+    "a failed assert": (AssertionError, lambda own: own.asserting([1])),
+    "a raised AssertionError": (AssertionError, lambda own: own.raising(AssertionError("never"))),
+    "an error without a message": (ValueError, lambda own: own.raising(ValueError())),
+    "another kind of error": (KeyError, lambda own: own.raising(KeyError("name"))),
+    "a failed unpacking": (ValueError, lambda own: own.unpacking([1])),
+    "a wrong call": (TypeError, lambda own: own.calling([])),
+    "an error of torch's on our line": (RuntimeError, lambda own: own.multiplying(torch.ones(2, 3))),
+    "an error of another package": (ValueError, lambda own: int("x")),
+}
+
+
+@pytest.mark.parametrize(("kind", "bug"), BUGS.values(), ids=list(BUGS))
+def test_a_bug_keeps_its_traceback(own, kind, bug, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["tool"])
-    with pytest.raises(ValueError, match="not enough values"):
-        cli.run(lambda argv: _unpack())
+    with pytest.raises(kind):
+        cli.run(lambda argv: bug(own))
+    assert not capsys.readouterr().err
 
 
-def _unpack():
-    a, b = (1,)
-    return a + b
-
-
-def test_ctrl_c_is_130(monkeypatch, capsys):
-    assert end(raising(KeyboardInterrupt()), monkeypatch) == 130
+def test_ctrl_c_is_130(own, monkeypatch, capsys):
+    assert end(lambda argv: own.raising(KeyboardInterrupt()), monkeypatch) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 

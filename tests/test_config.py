@@ -86,6 +86,26 @@ def test_the_embedded_section_is_left_out_with_a_data_root(write, where):
     assert (config.image_size, config.data.batch_size, config.method["prompts"]) == (None, 64, 10)
 
 
+@pytest.mark.parametrize("words", [[], ["--data.format", "auto"], ["--data.format", "embedded"]])
+def test_the_embedded_section_counts_for_an_embedded_task_under_a_root_of_ones_own(write, words):
+    config = parse([write(EMBEDDED), "--data.root", "DIR", "--data.task", "textile", *words])
+    assert (config.data.task, config.data.root, config.image_size) == ("textile", Path("DIR"), 70)
+
+
+@pytest.mark.parametrize(
+    "words", [["--data.task", "svhn"], ["--data.task", "digits", "--data.format", "folder"], ["--data.task", "my_own"]]
+)
+def test_the_embedded_section_is_left_out_for_other_data(write, words):
+    assert parse([write(EMBEDDED), "--data.root", "DIR", *words]).image_size is None
+
+
+def test_the_command_that_makes_a_shipped_task_elsewhere_leads_to_its_recipe():
+    vpt = str(ROOT / "configs/vtab/vpt.yaml")
+    there = parse([vpt, "--data.root", "DIR", "--data.task", "digits"])
+    there.data.root = None
+    assert there == parse([vpt])
+
+
 def test_the_command_line_overrides_the_embedded_section(write):
     assert parse([write(EMBEDDED), "--method.prompts", "7", "--image_size", "56"]).image_size == 56
 

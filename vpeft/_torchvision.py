@@ -19,11 +19,16 @@ _DECLARED: list[Any] = []
 
 
 class _BeforeTorchvision:
-    """A finder that finds nothing, and is asked for torchvision before any other."""
+    """A finder that finds nothing, and is asked for torchvision before any other.
+
+    It stays where it is: to leave `sys.meta_path` while importlib walks through it would hide the next finder.
+    """
+
+    done = False
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name == "torchvision":
-            sys.meta_path.remove(self)
+        if name == "torchvision" and not self.done:
+            self.done = True  # first, as declaring looks for torchvision too
             _declare()
 
 
@@ -35,7 +40,7 @@ def allow_import() -> None:
 
 def _declare() -> None:
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None or _DECLARED:
+    if spec is None or spec.origin is None:
         return
     import torch
 

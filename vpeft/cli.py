@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dis
+import ast
+import linecache
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +14,8 @@ from typing import NoReturn
 from vpeft.schema import ConfigError
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+_PACKAGE = Path(__file__).parent
+_WORDED = (ValueError, TypeError, RuntimeError, OSError, FloatingPointError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,11 +63,13 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 def _worded(error: Exception) -> bool:
     """Whether the message is meant for the user: a `raise` of this package, or a file the system refuses."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or (isinstance(error, OSError) and error.filename is not None):
-        return last is not None
-    code = last.tb_frame.f_code
-    raised = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return raised and Path(code.co_filename).is_relative_to(Path(__file__).parent)
+    if isinstance(error, OSError) and error.filename is not None:
+        return True
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    file = frame.f_code.co_filename
+    if not (isinstance(error, _WORDED) and str(error) and Path(file).is_relative_to(_PACKAGE)):
+        return False
+    # A wrong call, a failed unpacking or an error of torch's also ends on a line of this package, and is a bug whose
+    # traceback is needed. The source tells them apart: only a worded error is where a `raise` statement begins.
+    tree = ast.parse("".join(linecache.getlines(file)))
+    return any(isinstance(node, ast.Raise) and node.lineno == line for node in ast.walk(tree))

@@ -1,9 +1,10 @@
 """YAML files and command lines -> a checked `Config`, before anything heavy is imported.
 
 A file states a recipe. Its optional `embedded:` section holds the values that replace those above it
-while `data.root` is not given, so that the same file runs on the small suite that installs from
-published packages. The command line has the last word. What comes out is one resolved `Config`
-without that section; `to_yaml` writes it as a file that runs again as it is.
+for the embedded tasks (while `data.root` is not given, or where `data.task` names one), so that the
+same file runs on the small suite that installs from published packages. The command line has the last
+word. What comes out is one resolved `Config` without that section; `to_yaml` writes it as a file that
+runs again as it is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 import jsonargparse
 import yaml
 
+from vpeft.data.tables import EMBEDDED
 from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes
 from vpeft.setting import Setting, alternatives, check_type, near, parse_types, quoted, schema
 from vpeft.yaml_file import load_yaml, read_yaml
@@ -92,8 +94,7 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
     embedded = _flatten(tree.pop("embedded", None), source, "embedded", "")
     recipe = _flatten(tree, source)
     given = [item for key, text in overrides for item in _override(key, text)]
-    root = (recipe | dict(given)).get("data.root", Setting(None, source))
-    if root.value is None:
+    if _is_embedded(recipe | dict(given)):
         recipe = _merge(recipe, embedded.items())
     settings = _merge(recipe, given)
     config = _build(settings, source)
@@ -107,6 +108,14 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
             raise ConfigError(f"{setting.source if setting else source}: {error}") from error
     config.method = _plain(methods.resolve(config.method))
     return config
+
+
+def _is_embedded(settings: Settings) -> bool:
+    """Whether the data is a task of the embedded suite, in the user cache or under a root of one's own."""
+    root, task, layout = (
+        settings[key].value if key in settings else None for key in ("data.root", "data.task", "data.format")
+    )
+    return root is None or (task in EMBEDDED and layout in (None, "auto", "embedded"))
 
 
 def _flatten(tree: Any, source: str, shown: str = "", prefix: str = "") -> Settings:

@@ -125,14 +125,19 @@ def _unavailable(requirement: str, sha256: str, downloads: Path, reason: str) ->
     )
 
 
+def stays_inside(path: str) -> bool:
+    """Whether a path that an archive or a list names stays below it: relative, without `..` or a backslash."""
+    parts = PurePosixPath(path)
+    return not (parts.is_absolute() or ".." in parts.parts or "\\" in path)
+
+
 def read_member(archive: Path, member: str) -> bytes:
     """The bytes of one file in a zip archive or wheel.
 
     Raises:
         ValueError: The member's path leaves the archive, it is not in there, or the archive is damaged.
     """
-    parts = PurePosixPath(member).parts
-    if member.startswith("/") or ".." in parts or "\\" in member:
+    if not stays_inside(member):
         raise ValueError(
             f"'{member}' is not a plain path inside {archive}; give one without '..', '\\' or leading '/'."
         )

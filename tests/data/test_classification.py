@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.data.layouts import write_folder, write_image, write_vtab
 from vpeft.config import DataConfig
-from vpeft.data import ClassificationData
+from vpeft.data import ClassificationData, classification
 from vpeft.data.images import UnreadableImage
 
 
@@ -62,12 +62,41 @@ def test_evaluation_keeps_the_order_and_changes_nothing(tmp_path: Path) -> None:
     assert data.files("test")[3].endswith("images/test/000003.png")
 
 
-def test_a_bad_test_image_is_found_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [1 << 40, 0])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_test_image_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, workers: int
+) -> None:
+    monkeypatch.setattr(classification, "memory_limit", lambda: limit)
     folder = write_vtab(tmp_path)
     (folder / "images/test/000019.png").write_bytes(b"")
-    data = make(tmp_path)
-    with pytest.raises(UnreadableImage, match=r"test/000019\.png is empty"):
+    data = make(tmp_path, workers=workers)
+    with pytest.raises(UnreadableImage, match=r"test/000019\.png is empty .* data\.on_error skip") as caught:
         data.setup("fit")
+    assert "\n" not in str(caught.value)
+
+
+def test_skipping_is_not_advised_where_it_was_tried(tmp_path: Path) -> None:
+    for image in write_vtab(tmp_path).rglob("*.png"):
+        image.write_bytes(b"")
+    with pytest.raises(UnreadableImage, match="None of the 50 images") as caught:
+        make(tmp_path, on_error="skip").setup("fit")
+    assert "data.on_error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "devices", "kept"), [(70, 1, [True, True]), (69, 1, [True, False]), (140, 2, [True, True]), (70, 2, [])]
+)
+def test_splits_and_processes_share_one_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int, devices: int, kept: list[bool]
+) -> None:
+    # 50 images to train on and 20 for the test, 3 x 8 x 6 bytes each
+    monkeypatch.setattr(classification, "memory_limit", lambda: budget * 3 * 8 * 6)
+    write_vtab(tmp_path)
+    data = make(tmp_path)
+    data.trainer = SimpleNamespace(num_devices=devices)  # type: ignore[assignment]
+    data.setup("fit")
+    assert [data._decoded(part).cached for part in ("train", "test")] == (kept or [False, True])
 
 
 def test_setup_for_the_test_needs_the_test_images_only(tmp_path: Path) -> None:
@@ -148,7 +177,7 @@ def test_every_process_has_its_own_part(tmp_path: Path) -> None:
     found = []
     for rank in range(2):
         data = make(tmp_path)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, num_devices=2)  # type: ignore[assignment]
         found.append(torch.cat([batch["index"] for batch in data.train_dataloader()]).tolist())
     assert len(found[0]) == len(found[1]) == 25
     assert sorted(found[0] + found[1]) == list(range(50))

@@ -91,7 +91,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, reason
     path = tmp_path / "bad.png"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UnreadableImage, match=rf"bad\.png {reason}.* data\.on_error to skip"):
+    with pytest.raises(UnreadableImage, match=rf"bad\.png {reason}.*; restore or remove it\.$"):
         load(path)
 
 

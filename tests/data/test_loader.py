@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.data.layouts import write_image
+from vpeft.data import cache
 from vpeft.data.cache import Images, memory_limit
 from vpeft.data.images import UnreadableImage
 from vpeft.data.listing import Split
@@ -161,12 +162,24 @@ def test_a_split_too_large_for_memory_is_decoded_batch_by_batch(tmp_path: Path) 
     split = split_of(tmp_path, 9)
     kept, streamed = images_of(split), images_of(split, limit=9 * 3 * 8 * 8 - 1)
     assert (kept.cached, streamed.cached) == (True, False)
+    assert (kept.nbytes, streamed.nbytes) == (9 * 3 * 8 * 8, 0)
     for ours, theirs in zip(epochs(kept, 0, "flip")[1], epochs(streamed, 2, "flip")[1], strict=True):
         assert torch.equal(ours["image"], theirs["image"])
 
 
 def test_the_memory_limit_is_at_most_four_gibibytes() -> None:
-    assert 2**28 < memory_limit() <= 4 * 2**30
+    assert 2**26 < memory_limit() <= 4 * 2**30
+
+
+@pytest.mark.parametrize(("content", "limit"), [("4096\n", 1024), ("max\n", None), (f"{2**63 - 4096}\n", None)])
+def test_the_memory_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, limit: int | None
+) -> None:
+    monkeypatch.setattr(cache, "_CONTAINER", (tmp_path / "absent",))
+    bare = memory_limit()
+    (tmp_path / "memory.max").write_text(content)
+    monkeypatch.setattr(cache, "_CONTAINER", (tmp_path / "absent", tmp_path / "memory.max"))
+    assert memory_limit() == (limit or bare)
 
 
 @pytest.mark.parametrize("limit", [NO_LIMIT, 0])
@@ -182,11 +195,12 @@ def test_unreadable_files_are_skipped_and_counted(tmp_path: Path, limit: int) ->
     assert np.array_equal(images.take(torch.arange(4)), expected)
 
 
-def test_an_unreadable_file_stops_unless_told_to_skip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [NO_LIMIT, 0])
+def test_an_unreadable_file_stops_unless_told_to_skip(tmp_path: Path, limit: int) -> None:
     split = split_of(tmp_path, 3)
     split.files[2].write_bytes(b"garbage")
     with pytest.raises(UnreadableImage, match=r"2\.png could not be read"):
-        images_of(split)
+        images_of(split, limit=limit)
 
 
 def test_skipping_everything_is_refused(tmp_path: Path) -> None:

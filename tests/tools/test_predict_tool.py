@@ -38,6 +38,7 @@ def test_a_bad_image_is_named_and_the_others_go_on(tool, adapter, images, tmp_pa
     assert ended.code == 1
     lines = ended.err.splitlines()
     assert [line.split(" could")[0] for line in lines] == [f"error: {bad}", f"error: {images / 'no.png'}"]
+    assert "data.on_error" not in ended.err, "there is no such option here"
     assert {row["path"] for row in csv.DictReader((tmp_path / "out.csv").open())} == {str(good)}
 
 

@@ -11,10 +11,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from vpeft.fetch import stays_inside
 
 
 class Source(Protocol):
@@ -61,7 +63,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         raise ValueError(f"{path} is not a complete zip archive ({error}); delete it and run again.") from error
     with opened:
         for name in opened.namelist():
-            if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+            if not stays_inside(name):
                 raise ValueError(f"{path} has the member '{name}', which leads out of the archive; it is not used.")
         yield Archive(opened)
 

@@ -1,10 +1,11 @@
-"""Images decoded once into one uint8 tensor; splits too large for memory are decoded batch by batch.
+"""Images decoded once into one uint8 tensor; splits too large for memory are decoded anew for every batch.
 
 N images, B images of a batch, H W pixels
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,14 +17,21 @@ from torch import Tensor
 from vpeft.data.images import Interpolation, Resize, UnreadableImage, load_image
 from vpeft.data.listing import Split
 
+# What a container may use, in the two versions of cgroups; a process outside any has none of these files.
+_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
 
 def memory_limit() -> int:
-    """Bytes one split may take: 4 GiB, or a quarter of the machine's memory where that is less."""
-    return min(4 * 2**30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    """Bytes that all splits of all processes here may take: 4 GiB, or a quarter of the memory where that is less."""
+    memory = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in _CONTAINER:
+        with contextlib.suppress(OSError, ValueError):  # the latter for "max", which is no limit
+            memory.append(int(file.read_text()))
+    return min(4 * 2**30, min(memory) // 4)
 
 
 class Images:
-    """The images of one split at one size.
+    """The images of one split at one size, every file of which has been read once.
 
     Args:
         split: Files and labels.
@@ -47,9 +55,9 @@ class Images:
         # writes to them there is one copy all the same; where workers are spawned torch shares it itself.
         fits = len(split) * 3 * size[0] * size[1] <= limit
         self._pixels = torch.empty((len(split), 3, *size), dtype=torch.uint8) if fits else None
-        # Even where nothing is kept, the readable files must be known before an order of them is drawn.
-        if fits or skip:
-            self._read_all(skip)
+        # Even where nothing is kept: a bad file is to be found before training, and what is skipped before an
+        # order is drawn.
+        self._read_all(skip)
         self.labels = torch.tensor(self.split.labels, dtype=torch.int64)
 
     def __len__(self) -> int:
@@ -59,6 +67,11 @@ class Images:
     def cached(self) -> bool:
         """Whether batches come from memory."""
         return self._pixels is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the images take."""
+        return 0 if self._pixels is None else self._pixels.nbytes
 
     def take(self, positions: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] of these positions [B]."""

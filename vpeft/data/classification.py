@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from vpeft.config import DataConfig
 from vpeft.data.cache import Images, memory_limit
-from vpeft.data.images import Interpolation
+from vpeft.data.images import Interpolation, UnreadableImage
 from vpeft.data.listing import Split
 from vpeft.data.loader import Batches, EpochSampler, make_loader
 from vpeft.data.locate import locate
@@ -23,7 +23,8 @@ Part = Literal["train", "val", "test"]
 class ClassificationData(L.LightningDataModule):
     """Train, val and test batches {"image": uint8 [B, 3, H, W], "label": int64 [B], "index": int64 [B]}.
 
-    Lists are read and checked at construction, images are decoded in `setup`; `index` is the position in
+    Lists are read and checked at construction, images are decoded in `setup`; a split that does not fit into the
+    memory that all share (`memory_limit`) is decoded again batch by batch. `index` is the position in
     `files(part)`. Under Lightning's Trainer pass `use_distributed_sampler=False`.
 
     Args:
@@ -62,7 +63,8 @@ class ClassificationData(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Decode what is not decoded yet: the test split alone for `test`, else everything.
 
-        A file that cannot be read is so found before training and not after it.
+        A file that cannot be read is so found before training and not after it, even in a split that is too
+        large to be kept.
         """
         parts: tuple[Part, ...] = ("test",) if stage == "test" else ("train", "val", "test")
         for part in parts:
@@ -121,13 +123,21 @@ class ClassificationData(L.LightningDataModule):
             height, width = self.image_size
             if part == "train" and self.config.augment == "crop_flip":
                 height, width = height * 8 // 7, width * 8 // 7  # 256 for 224, as in VPT's FGVC runs
-            skip = self.config.on_error == "skip"
-            images = Images(
-                self.splits[part], (height, width), self.config.resize, self.interpolation, skip, memory_limit()
-            )
+            images = self._read(self.splits[part], (height, width))
             self._images[part] = images
             self._record(part, images)
         return self._images[part]
+
+    def _read(self, split: Split, size: tuple[int, int]) -> Images:
+        # Every process of this machine keeps its own copy.
+        share = memory_limit() // (self.trainer.num_devices if self.trainer else 1)
+        left = share - sum(images.nbytes for images in self._images.values())
+        skip = self.config.on_error == "skip"
+        try:
+            return Images(split, size, self.config.resize, self.interpolation, skip, left)
+        except UnreadableImage as error:
+            hint = "" if skip else " With data.on_error skip, such files are left out."
+            raise UnreadableImage(f"{error}{hint}") from error
 
     def _record(self, part: Part, images: Images) -> None:
         self.provenance["counts"][part] = len(images)

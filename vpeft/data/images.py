@@ -43,15 +43,13 @@ def load_image(path: Path, size: tuple[int, int], resize: Resize, interpolation:
 
 def _decode(path: Path) -> Image.Image:
     if path.is_file() and path.stat().st_size == 0:
-        raise UnreadableImage(f"{path} is empty (0 bytes); restore it, or set data.on_error to skip.")
+        raise UnreadableImage(f"{path} is empty (0 bytes); restore or remove it.")
     try:
         with Image.open(path) as opened:
             return _rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's decoders raise whatever their format module meets
-        raise UnreadableImage(
-            f"{path} could not be read as an image ({type(error).__name__}: {error}); restore it, or set "
-            "data.on_error to skip."
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise UnreadableImage(f"{path} could not be read as an image ({reason}); restore or remove it.") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -6,11 +6,12 @@ root/TASK/images/{train,val,test}/000000.png
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from vpeft.data.listing import Listing, Split
 from vpeft.data.tables import ALIASES, VTAB, Task, find_task
+from vpeft.fetch import stays_inside
 
 LISTS = ("train800", "val200", "train800val200", "test")
 _SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
@@ -101,7 +102,7 @@ def _parse(line: str, where: str, name: str, classes: int) -> tuple[str, int]:
             f"{where}: label {label} is out of range; {name} has {classes} classes, so labels 0 to {classes - 1}."
         )
     file = file.strip()
-    if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or "\\" in file:
+    if not stays_inside(file):
         raise ValueError(f"{where}: '{file}' leaves the task's folder; paths are relative to it and without '..'.")
     return file, int(label)
 
