@@ -247,6 +247,6 @@ def test_unreachable_hub_names_the_three_ways_out():
     assert message == (
         "The weights of 'vit_base_patch16_224.orig_in21k' could not be fetched: no model hub could be reached, or none "
         "has them (OSError: no route to host). Either give a file you have (pretrained: PATH, or under weights/ of the "
-        "backbone, which needs no hub (backbone: vit_small_patch14_saliency), or ask for random weights (pretrained: "
-        "none)."
+        "cache), or take the embedded backbone, which needs no hub (backbone: vit_small_patch14_saliency), or ask for "
+        "random weights (pretrained: none)."
     )

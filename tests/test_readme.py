@@ -1,0 +1,73 @@
+"""What the README says is what the code does. `python -m tests.test_readme` writes its generated table anew."""
+
+import re
+from pathlib import Path
+
+from tests.zoo import MODELS, REFUSED, SPECS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BACKBONES = {
+    "timm ViT, DeiT, DINOv2": ["timm_vit", "timm_registers"],
+    "timm CLIP, SigLIP": ["timm_vit", "timm_siglip"],
+    "timm DINOv3": ["timm_dinov3"],
+    "timm Swin": ["timm_swin"],
+    "open_clip": ["open_clip"],
+    "transformers ViT, DINOv2": ["hf_vit", "hf_dinov2", "hf_registers"],
+    "transformers CLIP, SigLIP": ["hf_clip", "hf_siglip"],
+}
+METHODS = {
+    "linear": ["linear"],
+    "full": ["full"],
+    "bitfit": ["bitfit"],
+    "layernorm": ["layernorm"],
+    "partial": ["partial"],
+    "vpt": ["vpt_shallow", "vpt_deep", "vpt_project"],
+    "lora": ["lora_qv", "lora_all"],
+    "lora with dropout": ["lora_shared"],
+    "adaptformer": ["adaptformer", "adaptformer_norm"],
+}
+
+
+def matrix() -> str:
+    """Methods by backbones, from the pairs that the contract test runs and those it sees refused."""
+    lines = ["| | " + " | ".join(BACKBONES) + " |", "|---|" + ":-:|" * len(BACKBONES)]
+    for method, specs in METHODS.items():
+        cells = []
+        for bodies in BACKBONES.values():
+            reasons = [REFUSED[b, s] for b in bodies for s in specs if (b, s) in REFUSED]
+            cells.append(f"refused: {reasons[0]}" if reasons else "yes")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def with_matrix(text: str) -> str:
+    block = f"<!-- matrix -->\n{matrix()}\n<!-- /matrix -->"
+    return re.sub(r"<!-- matrix -->.*<!-- /matrix -->", lambda _: block, text, flags=re.S)
+
+
+def test_the_matrix_is_the_one_that_is_tested():
+    assert {s for specs in METHODS.values() for s in specs} == set(SPECS)
+    assert {b for bodies in BACKBONES.values() for b in bodies} == set(MODELS)
+    assert README.read_text() == with_matrix(README.read_text())
+
+
+def test_ci_runs_the_readmes_test_command():
+    (command,) = re.findall(r"^python3.11 -m venv .*pytest$", (ROOT / ".ci" / "run").read_text(), flags=re.M)
+    assert f"\n{command}\n" in README.read_text()
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for page in [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_config_named_in_the_pages_exists():
+    for page in [README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"configs/\w+/\w+\.yaml", page.read_text()):
+            assert (ROOT / name).exists() or "flowers" in name or "mymethod" in name, f"{page.name}: {name}"
+
+
+if __name__ == "__main__":
+    README.write_text(with_matrix(README.read_text()))
