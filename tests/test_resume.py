@@ -140,10 +140,16 @@ def test_an_unfinished_run_is_left_as_it_is_unless_asked(images, tmp_path, monke
         patch.setattr("vpeft.run.save_adapter", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config)
-    before = (tmp_path / "run" / "last.ckpt").read_bytes()
+    before, first = (tmp_path / "run" / "last.ckpt").read_bytes(), tmp_path / "run"
     assert train(config)["folder"].endswith("run-2")
-    assert (tmp_path / "run" / "last.ckpt").read_bytes() == before
-    assert f"{tmp_path}/run is unfinished and is left as it is; --train.resume true would" in capsys.readouterr().out
+    assert (first / "last.ckpt").read_bytes() == before
+    assert (
+        f"{first} is unfinished and is left as it is. From now on --train.resume true goes on with {first}-2, and with "
+        f"{first} once that is finished or removed."
+    ) in capsys.readouterr().out
+    assert train(resumed(config))["folder"] == str(first), "as was said"
+    train(dataclasses.replace(config, seed=1))
+    assert "is unfinished" not in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
@@ -14,6 +15,7 @@ from vpeft.config import Config, ConfigError, DataConfig, TrainConfig, parse, re
 from vpeft.results import Row, read_rows
 from vpeft.run import build_trainer, check, normalization, train
 from vpeft.run_folder import RunFolder
+from vpeft.tasks.averaging import RunningAverage
 from vpeft.tasks.classification import Classification
 from vpeft.tasks.timing import Timing, Waiting
 
@@ -75,6 +77,7 @@ def test_the_adapter_gives_the_accuracy_in_the_row(finished):
 
     config, row, _ = finished
     tuned, manifest = load_adapter(config.output / "run" / "adapter.safetensors")
+    assert manifest["split"] == "train800"
     assert manifest["result"] == {"id": row["id"], "test_accuracy": row["test"]["accuracy"]}
     data = ClassificationData(config.data, tuned.backbone.image_size, tuned.backbone.interpolation, seed=0)
     mean, std = normalization("auto", tuned.backbone)
@@ -163,6 +166,107 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert not (tmp_path / "results.jsonl").exists()
 
 
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(images, tmp_path, monkeypatch):
+    """The loss of the last step is finite, and its gradient is not."""
+    config = tiny_config(images, tmp_path)
+
+    def diverge(self, outputs, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 5):
+            self.tuned.head.linear.bias.data[1] = float("inf")
+
+    monkeypatch.setattr(Classification, "on_train_batch_end", diverge)
+    said = r"Trained weights \(head.linear.bias\) are not finite numbers after step 12 of 18 \(epoch 2\), at .* Try a"
+    with pytest.raises(FloatingPointError, match=said):
+        train(config)
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
+
+
+def test_weights_that_are_not_finite_are_not_tested(images, tmp_path, monkeypatch):
+    """Those of the average, for one, are not the ones that a checkpoint was written of."""
+    swap = RunningAverage.swap
+
+    def diverge(self, module):
+        swap(self, module)
+        module.tuned.head.linear.bias.data[1] = float("nan")
+
+    def fit(self, *args, **options):
+        real(self, *args, **options)
+        monkeypatch.setattr(RunningAverage, "swap", diverge)
+
+    real = L.Trainer.fit
+    monkeypatch.setattr(L.Trainer, "fit", fit)
+    with pytest.raises(FloatingPointError, match=r"after step 6 of 6 \(epoch 1\)"):
+        train(tiny_config(images, tmp_path, epochs=1, ema=0.9))
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def test_a_test_loss_that_is_not_finite_gives_no_row(images, tmp_path, monkeypatch):
+    step = Classification.test_step
+    monkeypatch.setattr(Classification, "test_step", lambda self, batch, index: step(self, batch, index) * 0)
+    end = Classification.on_test_epoch_end
+
+    def overflow(self):
+        self._seen[0][0][0] = float("inf")
+        end(self)
+
+    monkeypatch.setattr(Classification, "on_test_epoch_end", overflow)
+    with pytest.raises(FloatingPointError, match=r"The test loss is nan, not a finite number, so .*run gets no result"):
+        train(tiny_config(images, tmp_path, epochs=1))
+    assert not (tmp_path / "results.jsonl").exists()
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def test_the_last_epoch_is_evaluated_whatever_val_every_is(images, tmp_path, capsys):
+    config = tiny_config(images, tmp_path, val_every=2)
+    row = train(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["val" in line for line in lines] == [False, True, True]
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("val/accuracy")]
+    assert [step for step, _ in found] == [11, 17], "the last steps of epochs 2 and 3"
+    assert row["selection"]["epoch"] == 3
+    assert row["selection"]["val_accuracy"] == row["val"]["accuracy"] == pytest.approx(found[-1][1])
+
+
+def test_parameters_are_counted_before_training(images, tmp_path, monkeypatch):
+    """FSDP leaves a share of each in a process; it needs a GPU, so that is only imitated here."""
+    fit = L.Trainer.fit
+
+    def shard(self, task, *args, **options):
+        fit(self, task, *args, **options)
+        task.tuned.head.linear.requires_grad_(False)
+
+    monkeypatch.setattr(L.Trainer, "fit", shard)
+    row = train(tiny_config(images, tmp_path, epochs=1))
+    assert row["parameters"]["head"] == 3 * 65
+
+
+def test_images_left_out_are_in_the_summary(tmp_path, capsys):
+    images = write_images(tmp_path / "images")
+    (images / "red" / "0.png").write_bytes(b"no image")
+    (images / "red" / "1.png").write_bytes(b"no image")
+    config = tiny_config(images, tmp_path / "runs", epochs=1)
+    config.data.on_error = "skip"
+    with pytest.warns(UserWarning, match="Left out of"):
+        row = train(config)
+    assert row["data"]["skipped"] == 2
+    assert "2 unreadable images (data.on_error skip)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backbone", ["vit_base_patch16_224.orig_in21k", "open_clip:ViT-B-16/openai", "hf:google/vit"])
+def test_missing_files_are_found_before_a_backbone_is_fetched(images, tmp_path, monkeypatch, backbone):
+    monkeypatch.setattr("vpeft.backbones.create", lambda *args: pytest.fail("the hub is asked"))
+    config = dataclasses.replace(tiny_config(images, tmp_path / "runs"), backbone=backbone, pretrained="auto")
+    missing = dataclasses.replace(config, data=dataclasses.replace(config.data, root=tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=f"data.root {tmp_path}/nowhere does not exist"):
+        train(missing)
+    with pytest.raises(FileNotFoundError, match=f"There is no weights file {tmp_path}/none.npz"):
+        train(dataclasses.replace(config, pretrained=str(tmp_path / "none.npz")))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_wrong_input_leaves_no_folder(images, tmp_path):
     config = tiny_config(images / "missing", tmp_path / "runs")
     with pytest.raises(ValueError, match="missing"):
@@ -211,9 +315,9 @@ def test_fsdp_keeps_the_original_parameters(tmp_path, monkeypatch):
     assert given["plugins"] is None, "its own checkpoints"
 
 
-def test_best_val_needs_an_evaluation():
+def test_best_val_needs_something_to_choose_from():
     config = Config(data=DataConfig(split="train800"), train=TrainConfig(selection="best_val", val_every=101))
-    with pytest.raises(ConfigError, match="val_every 101 has none within 100 epochs"):
+    with pytest.raises(ConfigError, match="val_every 101 leaves only that of the last of 100 epochs"):
         check(config)
 
 

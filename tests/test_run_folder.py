@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -16,19 +18,52 @@ def test_folders_are_numbered_and_never_shared(config):
     runs = [run_folder.create(config) for _ in range(3)]
     assert [run.path.name for run in runs] == ["mine", "mine-2", "mine-3"]
     assert len({run.id for run in runs}) == 3
-    newest = run_folder.newest(config)
-    assert newest == runs[2]
+    assert run_folder.same(config) == runs
+
+
+def test_a_new_folder_has_the_highest_number_so_that_the_highest_is_the_newest(config):
+    runs = [run_folder.create(config) for _ in range(3)]
+    shutil.rmtree(runs[0].path)
+    shutil.rmtree(runs[1].path)
+    assert run_folder.create(config).path.name == "mine-4"
+    assert [run.path.name for run in run_folder.same(config)] == ["mine-3", "mine-4"], "gaps are skipped"
+
+
+def test_folders_are_in_the_order_of_their_numbers(config):
+    runs = [run_folder.create(config) for _ in range(11)]
+    assert run_folder.find(config) == runs[10]
 
 
 def test_there_may_be_no_run_yet(config):
-    assert run_folder.newest(config) is None
+    assert run_folder.find(config) is None
 
 
 def test_a_folder_that_is_no_run_is_left_alone(config):
     (config.output / "mine").mkdir(parents=True)
     (config.output / "mine" / "notes.txt").write_text("mine")
-    assert run_folder.newest(config) is None
+    assert run_folder.find(config) is None
     assert run_folder.create(config).path.name == "mine-2"
+
+
+def test_a_run_of_another_name_is_another_run(config):
+    run_folder.create(dataclasses.replace(config, name="mine-2"))
+    assert run_folder.find(config) is None
+    run = run_folder.create(config)
+    assert run.path.name == "mine-3"
+    assert run_folder.find(config) == run
+
+
+def test_the_newest_unfinished_run_under_the_same_settings_is_resumed(config):
+    first, second, third = (run_folder.create(config) for _ in range(3))
+    other = dataclasses.replace(config, seed=7)
+    of_other = run_folder.create(other)
+    third.finish({"id": third.id}, config.output / "results.jsonl")
+    assert run_folder.find(config) == second
+    assert run_folder.find(other) == of_other
+    second.finish({"id": second.id}, config.output / "results.jsonl")
+    assert run_folder.find(config) == first
+    first.finish({"id": first.id}, config.output / "results.jsonl")
+    assert run_folder.find(config) == third, "all are finished: the newest"
 
 
 def test_default_name_says_what_runs():
@@ -50,14 +85,16 @@ def test_the_same_settings_may_go_on(config):
     config.method = {"name": "lora", "targets": ("q", "v")}
     run = run_folder.create(config)
     config.train.resume, config.data.workers = True, 4
-    run_folder.check_same(config, run)
+    assert run_folder.find(config) == run
 
 
 def test_other_settings_are_named(config):
     run = run_folder.create(config)
+    run_folder.create(config).finish({"id": "x"}, config.output / "results.jsonl")
     config.optim, config.data = OptimConfig(lr=0.5), DataConfig(task="shapes")
-    with pytest.raises(ConfigError, match=r"data.task was digits and is shapes, optim.lr was 0.001 and is 0.5"):
-        run_folder.check_same(config, run)
+    said = r"data.task was digits and is shapes, optim.lr was 0.001 and is 0.5"
+    with pytest.raises(ConfigError, match=f"^{run.path} cannot be resumed under other settings: {said}"):
+        run_folder.find(config)
 
 
 def test_the_record_of_settings_is_plain_json(config):

@@ -35,7 +35,8 @@ def open_data(classifier: Classifier, overrides: Sequence[tuple[str, str]], sour
             hint = did_you_mean(key.removeprefix("data."), FREE, "data.")
             raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
     manifest = classifier.manifest
-    names = {"task": manifest["task"], "resize": manifest["resize"], "interpolation": manifest["interpolation"]}
+    # Adapters written before the manifest had `split` leave it at its default.
+    names = {key: manifest[key] for key in ("task", "split", "resize", "interpolation") if key in manifest}
     config = resolve({"data": names}, source, overrides).data
     data = ClassificationData(config, classifier.tuned.backbone.image_size, manifest["interpolation"], seed=0)
     if data.classes != classifier.classes:

@@ -11,6 +11,7 @@ import torch
 
 import vpeft
 from vpeft import methods
+from vpeft.backbones.weights import Weights
 from vpeft.config import Config
 from vpeft.data import ClassificationData
 from vpeft.metrics import Evaluation
@@ -24,7 +25,10 @@ from vpeft.tuned import Tuned
 
 
 def parameter_counts(tuned: Tuned) -> dict[str, int]:
-    """Trained parameters of the method, of the head, and adopted from the backbone; frozen and total."""
+    """Trained parameters of the method, of the head, and adopted from the backbone; frozen and total.
+
+    Of a whole model, so before training: FSDP would leave a share of every parameter in each process.
+    """
     groups = tuned.parameter_groups()
     total = sum(parameter.numel() for parameter in tuned.parameters())
     names = {"method": "method", "head": "head", "adopted": "backbone"}
@@ -43,15 +47,15 @@ def plain_settings(config: Config) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values(config).items()}
 
 
-def describe(config: Config, data: ClassificationData, tuned: Tuned) -> str:
+def describe(config: Config, data: ClassificationData, weights: Weights, parameters: dict[str, int]) -> str:
     """What is about to be trained, in one line."""
-    counts, images = parameter_counts(tuned), data.provenance["counts"]
+    images = data.provenance["counts"]
     names = "+".join(spec["name"] for spec in method_list(config))
-    trained = counts["method"] + counts["head"] + counts["adopted"]
+    trained = parameters["method"] + parameters["head"] + parameters["adopted"]
     return (
-        f"{names} on {config.backbone} ({tuned.backbone.weights.source} weights), {config.data.task}: "
+        f"{names} on {config.backbone} ({weights.source} weights), {config.data.task}: "
         f"{len(data.classes)} classes, {images['train']} images to train on, {images['test']} for the test, "
-        f"{trained:,} of {counts['total']:,} parameters trained"
+        f"{trained:,} of {parameters['total']:,} parameters trained"
     )
 
 
@@ -68,6 +72,7 @@ def manifest(config: Config, task: Classification, data: ClassificationData, row
         "resize": row["preprocessing"]["resize"],
         "interpolation": row["preprocessing"]["interpolation"],
         "task": config.data.task,
+        "split": config.data.split,
         "parameters": {name: row["parameters"][name] for name in ("method", "head", "adopted")},
         "result": {"id": row["id"], "test_accuracy": row["test"]["accuracy"]},
     }
@@ -81,15 +86,25 @@ def result_row(
     timing: Timing,
     val: Evaluation | None,
     best: BestOnVal | None,
+    parameters: dict[str, int],
     trainer: L.Trainer,
 ) -> Row:
     """The row of a run that has been tested.
 
     Args:
-        val: Last evaluation on val200.
+        val: Evaluation on val200 after the last epoch.
         best: What chose the epoch, or None for the last one.
+        parameters: `parameter_counts` before training.
+
+    Raises:
+        FloatingPointError: The test loss is not a finite number.
     """
     assert task.evaluation is not None, "a row is written after the test"
+    if not math.isfinite(task.evaluation.loss):
+        raise FloatingPointError(
+            f"The test loss is {task.evaluation.loss}, not a finite number, so {run.path} gets no result row and no "
+            "adapter: the logits of a test image overflow. Try a lower optim.lr, or --train.precision 32-true."
+        )
     settings = plain_settings(config)
     del settings["train.resume"]  # says nothing about the run as a whole
     epochs = config.train.epochs
@@ -111,7 +126,7 @@ def result_row(
         test=_measures(task.evaluation)
         | {"per_class": dict(zip(task.classes, task.evaluation.per_class, strict=True))},
         val=_measures(val) if val else None,
-        parameters=parameter_counts(task.tuned),
+        parameters=parameters,
         time={"wall_seconds": timing.elapsed()} | timing.summary(),
         memory={"peak_bytes": peak_memory(trainer.strategy.root_device), "of": _memory_of(trainer)},
         device=_device(trainer),

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as L
@@ -17,20 +18,22 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vpeft import backbones, methods, run_folder
 from vpeft.backbones import Backbone
+from vpeft.backbones.weights import check_file
 from vpeft.checkpoint import save_adapter
 from vpeft.config import Config, ConfigError, to_yaml
 from vpeft.data import ClassificationData
 from vpeft.data.images import Interpolation
+from vpeft.data.locate import locate
 from vpeft.fetch import write_atomic
 from vpeft.heads import LinearHead
-from vpeft.record import describe, manifest, plain_settings, result_row
+from vpeft.record import describe, manifest, parameter_counts, plain_settings, result_row
 from vpeft.results import Row
 from vpeft.run_folder import RunFolder
 from vpeft.schema import mistakes
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
 from vpeft.tasks.classification import Classification
 from vpeft.tasks.reporting import Bar, EpochLines, TestPictures
-from vpeft.tasks.resuming import AtomicCheckpoints, FiniteLoss, LastCheckpoint, StepSeeds
+from vpeft.tasks.resuming import AtomicCheckpoints, Finite, LastCheckpoint, StepSeeds
 from vpeft.tasks.summary import print_summary
 from vpeft.tasks.timing import Timing, Waiting
 from vpeft.tuned import Tuned
@@ -54,17 +57,17 @@ def train(config: Config) -> Mapping[str, Any]:
 
     Raises:
         ValueError: A setting, the data or the backbone does not fit; nothing has been written.
-        FloatingPointError: The loss is no longer a number.
+        FileNotFoundError: The file in `pretrained` is missing; nothing has been written.
+        FloatingPointError: The loss or a trained weight is no longer a number.
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
     check(config)
     config = dataclasses.replace(config, method=methods.resolve(config.method))
-    run = run_folder.newest(config) if config.train.resume else None
-    if run:
-        run_folder.check_same(config, run)
-        if run.result:
-            print(f"{run.path} is finished already; its row is returned as it is.")
-            return run.result
+    run = run_folder.find(config) if config.train.resume else None
+    if run and run.result:
+        print(f"{run.path} is finished already; its row is returned as it is.")
+        return run.result
+    _check_files(config)
     timing = Timing(Waiting())
     _quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -84,16 +87,11 @@ def check(config: Config) -> None:
     """
     for _, sentence in mistakes(config):
         raise ConfigError(sentence)
-    optim, train = config.optim, config.train
-    if optim.warmup_epochs >= train.epochs:
-        raise ConfigError(
-            f"optim.warmup_epochs is {optim.warmup_epochs:g} and train.epochs is {train.epochs}: the learning rate "
-            f"would never reach its peak. Give, for example, --optim.warmup_epochs {train.epochs / 10:g}."
-        )
+    train = config.train
     if train.selection == "best_val" and train.val_every > train.epochs:
         raise ConfigError(
-            f"train.selection best_val needs an evaluation, and train.val_every {train.val_every} has none within "
-            f"{train.epochs} epochs; lower it."
+            f"train.selection best_val chooses among evaluations, and train.val_every {train.val_every} leaves only "
+            f"that of the last of {train.epochs} epochs; lower it."
         )
     on_gpu = torch.cuda.is_available() and train.accelerator != "cpu"
     if train.strategy == "fsdp" and not on_gpu:
@@ -104,6 +102,13 @@ def check(config: Config) -> None:
         raise ConfigError("train.strategy fsdp cannot clip by the norm of all gradients: leave out train.clip.")
     if train.precision == "16-mixed" and not on_gpu:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
+
+
+def _check_files(config: Config) -> None:
+    """Find what a user named on this machine, before a backbone is fetched for it."""
+    locate(config.data)
+    if config.pretrained not in ("auto", "none"):
+        check_file(Path(config.pretrained).expanduser())
 
 
 def normalization(name: str, backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -127,9 +132,12 @@ def build_task(config: Config, backbone: Backbone, classes: Sequence[str]) -> Cl
 
 
 def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
-    """Lightning's Trainer of a configuration, with everything that writes into the run's folder."""
+    """Lightning's Trainer of a configuration, with everything that writes into the run's folder.
+
+    FSDP needs a GPU: its tests construct this Trainer and do not run it.
+    """
     settings = config.train
-    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, FiniteLoss(), TestPictures()]
+    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite(), TestPictures()]
     on_screen = sys.stdout.isatty()
     callbacks.append(Bar() if on_screen else EpochLines())
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
@@ -167,9 +175,11 @@ def _run(
     best = BestOnVal() if config.train.selection == "best_val" else None
     average = RunningAverage(config.train.ema) if config.train.ema else None
     trainer = build_trainer(config, run, timing, [callback for callback in (best, average) if callback])
+    parameters = parameter_counts(task.tuned)  # before FSDP leaves a share of each here
     checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
     if trainer.is_global_zero:
-        print(f"{run.path}: {describe(config, data, task.tuned)}{', resumed' if checkpoint else ''}", flush=True)
+        said = describe(config, data, task.tuned.backbone.weights, parameters)
+        print(f"{run.path}: {said}{', resumed' if checkpoint else ''}", flush=True)
     if config.train.compile:
         task.tuned.compile()
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -179,7 +189,7 @@ def _run(
     elif average:
         average.swap(task)
     trainer.test(task, datamodule=data, verbose=False)
-    row = result_row(config, run, task, data, timing, val, best, trainer)
+    row = result_row(config, run, task, data, timing, val, best, parameters, trainer)
     if trainer.is_global_zero:
         _save(config, run, task, data, row, trainer)
     return row
@@ -208,11 +218,14 @@ def _new_run(config: Config) -> RunFolder:
     """A fresh folder, made by the first process alone; the others write nothing."""
     if getattr(rank_zero_only, "rank", 0) != 0:
         return RunFolder(config.output / (config.name or run_folder.default_name(config)), "")
-    before = run_folder.newest(config)
-    if before and not before.result and before.checkpoint.exists():
-        print(f"{before.path} is unfinished and is left as it is; --train.resume true would go on with it.")
+    left = [run.path for run in run_folder.same(config) if not run.result]
     run = run_folder.create(config)
     write_atomic(run.config, to_yaml(config).encode())
+    if left:
+        print(
+            f"{left[-1]} is unfinished and is left as it is. From now on --train.resume true goes on with {run.path}, "
+            f"and with {left[-1]} once that is finished or removed."
+        )
     return run
 
 

@@ -7,6 +7,7 @@ adapter.safetensors  result.json                      when it is finished
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What was written when the folder was made: id, name without its number, settings."""
+        return json.loads((self.path / "run.json").read_text())
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """The row of a finished run."""
         file = self.path / "result.json"
@@ -67,52 +73,73 @@ def default_name(config: Config) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in name)
 
 
-def newest(config: Config) -> RunFolder | None:
-    """The run of this name with the highest number, finished or not."""
-    found = None
-    for path in _numbered(config):
-        if not path.exists():
-            return found
-        if (path / "run.json").exists():
-            found = RunFolder(path, json.loads((path / "run.json").read_text())["id"])
-    return found
+def find(config: Config) -> RunFolder | None:
+    """The run that `train.resume` goes on with, or None where this name has no run yet.
+
+    That is the newest unfinished run under the same settings; without one, the newest finished run under them.
+
+    Raises:
+        ConfigError: All runs of this name have other settings; the message names up to three.
+    """
+    if known := same(config):
+        return next((run for run in reversed(known) if run.result is None), known[-1])
+    others = _runs(config)
+    if not others:
+        return None
+    run = next((run for run in reversed(others) if run.result is None), others[-1])
+    before, now = run.record["settings"], _settings(config)
+    told = ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in _changed(config, run)[:3])
+    raise ConfigError(
+        f"{run.path} cannot be resumed under other settings: {told}. Give it the settings in {run.config}, or "
+        "start a new run without train.resume."
+    )
+
+
+def same(config: Config) -> list[RunFolder]:
+    """The runs of this name under the same settings, oldest first, finished or not."""
+    return [run for run in _runs(config) if not _changed(config, run)]
 
 
 def create(config: Config) -> RunFolder:
-    """Make the first free folder among <name>, <name>-2, <name>-3, ..."""
-    for path in _numbered(config):
+    """Make <name>, or <name>-2, <name>-3, ...: a folder numbered above all there are, so that the highest is newest."""
+    name = config.name or default_name(config)
+    number = max(_numbered(config), default=0) + 1
+    while True:
+        path = config.output / (name if number == 1 else f"{name}-{number}")
         try:
             path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        run = RunFolder(path, secrets.token_hex(8))
-        record = {"id": run.id, "settings": _settings(config)}
-        write_atomic(path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
-        return run
-    raise AssertionError("there is always another number")
+            break
+        except FileExistsError:  # another process was faster
+            number += 1
+    run = RunFolder(path, secrets.token_hex(8))
+    record = {"id": run.id, "name": name, "settings": _settings(config)}
+    write_atomic(path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+    return run
 
 
-def check_same(config: Config, run: RunFolder) -> None:
-    """Refuse to resume a run under other settings.
-
-    Raises:
-        ConfigError: A setting differs; the message names up to three.
-    """
-    before, now = json.loads((run.path / "run.json").read_text())["settings"], _settings(config)
-    changed = [key for key in now if key not in FREE_ON_RESUME and before.get(key) != now[key]]
-    if changed:
-        told = ", ".join(f"{key} was {before.get(key)} and is {now[key]}" for key in changed[:3])
-        raise ConfigError(
-            f"{run.path} cannot be resumed under other settings: {told}. Give it the settings in {run.config}, or "
-            "start a new run without train.resume."
-        )
+def _runs(config: Config) -> list[RunFolder]:
+    """Every run of this name, oldest first; numbers may be missing between them."""
+    name, found = config.name or default_name(config), []
+    for _, path in sorted(_numbered(config).items()):
+        if (path / "run.json").exists():
+            record = json.loads((path / "run.json").read_text())
+            if record.get("name", name) == name:  # <name>-2 can also be a run's own name
+                found.append(RunFolder(path, record["id"]))
+    return found
 
 
-def _numbered(config: Config) -> Any:
-    name, number = config.name or default_name(config), 1
-    while True:
-        yield config.output / (name if number == 1 else f"{name}-{number}")
-        number += 1
+def _numbered(config: Config) -> dict[int, Path]:
+    """What is called <name> (1) or <name>-<number>, by number."""
+    form = re.compile(re.escape(config.name or default_name(config)) + r"(?:-([1-9]\d*))?")
+    entries = config.output.iterdir() if config.output.is_dir() else ()
+    found = ((form.fullmatch(path.name), path) for path in entries)
+    return {int(match[1] or 1): path for match, path in found if match and match[1] != "1"}
+
+
+def _changed(config: Config, run: RunFolder) -> list[str]:
+    """Dotted keys of the settings that keep a run from being resumed under this configuration."""
+    before, now = run.record["settings"], _settings(config)
+    return [key for key in now if key not in FREE_ON_RESUME and before.get(key) != now[key]]
 
 
 def _settings(config: Config) -> dict[str, Any]:

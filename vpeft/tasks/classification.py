@@ -73,6 +73,12 @@ class Classification(L.LightningModule):
         self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=len(labels))
         return loss
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Whatever train.val_every is, the last epoch is evaluated: the row gives its accuracy. Not at the start
+        # of the epoch, which a run resumed in its middle does not see.
+        if self.current_epoch + 1 == self.epochs:
+            self.trainer.check_val_every_n_epoch = 1
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["image"]).float().cpu()
         self._seen.append((logits, batch["label"].cpu(), batch["index"].cpu()))

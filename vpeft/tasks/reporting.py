@@ -85,13 +85,18 @@ class EpochLines(L.Callback):
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
+        self._evaluated = -1  # the epoch
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         if not trainer.is_global_zero or (epoch % max(1, epochs // 20) and epoch != epochs):
             return
         parts = [f"epoch {epoch}/{epochs}"]
-        parts += _measures(trainer)
+        stale = trainer.current_epoch != self._evaluated  # Lightning keeps the measures of an earlier epoch
+        parts += [text for text in _measures(trainer) if not (stale and text.startswith("val "))]
         parts.append(f"{time.perf_counter() - self._started:.0f} s")
         print("  ".join(parts), flush=True)
 

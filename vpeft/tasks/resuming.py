@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vpeft.fetch import write_atomic
+from vpeft.tasks.classification import Classification
 from vpeft.tasks.optimisation import learning_rates
 
 
@@ -119,11 +120,12 @@ class LastCheckpoint(Checkpoint):
         raise Interrupted(128 + number)
 
 
-class FiniteLoss(L.Callback):
-    """Ends a run whose loss is not a number, and never lets it into a checkpoint.
+class Finite(L.Callback):
+    """Ends a run whose loss or trained weights are not numbers, and lets neither into a checkpoint or a test.
 
     The first bad step is found on the device. The CPU reads it after every batch where that costs
-    nothing, on a GPU every `every` batches and before every checkpoint.
+    nothing, on a GPU every `every` batches and before every checkpoint. A finite loss can have a
+    gradient that is not, so the weights are looked at before every checkpoint and before the test.
 
     Args:
         every: Batches between two looks on a GPU.
@@ -131,7 +133,7 @@ class FiniteLoss(L.Callback):
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
-        self._bad: torch.Tensor | None = None
+        self._bad: torch.Tensor | None = None  # first optimiser step with a bad loss in this process, or infinity
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -140,21 +142,36 @@ class FiniteLoss(L.Callback):
         bad = torch.where(torch.isfinite(loss), torch.inf, float(trainer.global_step))
         self._bad = bad if self._bad is None else torch.minimum(self._bad, bad)
         if loss.device.type == "cpu" or (batch_idx + 1) % self.every == 0:
-            self._look(trainer)
+            self._look_at_loss(trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._look(trainer)
+        self._look_at_loss(trainer)
+        self._look_at_weights(trainer, pl_module)
 
-    def _look(self, trainer: L.Trainer) -> None:
-        step = torch.inf if self._bad is None else self._bad.item()
-        finite = step == torch.inf
-        if trainer.world_size > 1:
-            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
-        if finite:
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._look_at_weights(trainer, pl_module)
+
+    def _look_at_loss(self, trainer: L.Trainer) -> None:
+        if self._bad is None:
             return
-        rates = " and ".join(f"{lr:.3g} ({name})" for name, lr in learning_rates(trainer.optimizers[0]).items())
-        raise FloatingPointError(
-            f"The loss is not a finite number in optimiser step {int(step)} of {trainer.estimated_stepping_batches} "
-            f"(epoch {trainer.current_epoch + 1}), at a learning rate of {rates}. Try a lower optim.lr, a longer "
-            "optim.warmup_epochs, --train.clip 1.0, or --train.precision 32-true."
-        )
+        # The step of the process that met it first: the others have a finite loss and end with it.
+        step = float(trainer.strategy.reduce(self._bad, reduce_op="min"))
+        if step != torch.inf:
+            raise _diverged(trainer, f"The loss is not a finite number in optimiser step {int(step)}")
+
+    def _look_at_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Classification)
+        bad = [name for name, value in pl_module.tuned.delta().items() if not torch.isfinite(value).all()]
+        # Each process has its own statistics of a BatchNorm, and under FSDP its own share of the weights.
+        if not trainer.strategy.reduce_boolean_decision(not bad, all=True):
+            where = f" ({', '.join(bad[:3])})" if bad else ""
+            raise _diverged(trainer, f"Trained weights{where} are not finite numbers after step {trainer.global_step}")
+
+
+def _diverged(trainer: L.Trainer, what: str) -> FloatingPointError:
+    rates = " and ".join(f"{lr:.3g} ({name})" for name, lr in learning_rates(trainer.optimizers[0]).items())
+    epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+    return FloatingPointError(
+        f"{what} of {trainer.estimated_stepping_batches} (epoch {epoch}), at a learning rate of {rates}. Try a lower "
+        "optim.lr, a longer optim.warmup_epochs, --train.clip 1.0, or --train.precision 32-true."
+    )

@@ -51,6 +51,10 @@ def _outcome(row: Row) -> Table:
     table.add_column(overflow="fold")
     test, time, selection = row["test"], row["time"], row["selection"]
     table.add_row("test accuracy", f"{test['accuracy']:.2%} of {test['images']:,} images (ECE {test['ece']:.3f})")
+    if skipped := row["data"]["skipped"]:
+        table.add_row(
+            "left out", f"{skipped:,} unreadable {'image' if skipped == 1 else 'images'} (data.on_error skip)"
+        )
     if selection["val_accuracy"] is not None:
         table.add_row("val accuracy", f"{selection['val_accuracy']:.2%} in epoch {selection['epoch']}")
     table.add_row("chosen epoch", f"{selection['epoch']} of {row['epochs']} ({selection['rule']})")
