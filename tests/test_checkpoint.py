@@ -217,3 +217,12 @@ def test_a_missing_file_and_a_folder_name_what_is_there(adapter):
     sentence = refused(adapter.with_name("adaptor.safetensors"), error=FileNotFoundError)
     assert sentence.endswith(f"did you mean '{adapter}'?")
     assert f"is a folder, not an adapter; did you mean '{adapter}'?" in refused(adapter.parent)
+
+
+def test_no_length_of_the_header_makes_an_adapter_look_like_a_pickle(tmp_path):
+    path, starts = tmp_path / "adapter.safetensors", set()
+    for padding in range(0, 600, 8):
+        save_file({"w": torch.zeros(1)}, path, metadata={"x": "y" * padding})
+        starts.add(path.read_bytes()[:1])
+        checkpoint._check_file(path)
+    assert b"\x80" in starts

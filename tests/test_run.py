@@ -350,3 +350,10 @@ def test_compile_is_applied(images, tmp_path, monkeypatch):
     monkeypatch.setattr("vpeft.tuned.Tuned.compile", lambda self: compiled.append(self))
     train(tiny_config(images, tmp_path, epochs=1, compile=True))
     assert len(compiled) == 1
+
+
+def test_images_of_ones_own_never_bear_the_name_of_a_published_task(tmp_path):
+    config = tiny_config(write_images(tmp_path / "mine"), tmp_path / "runs", epochs=1)
+    row = train(dataclasses.replace(config, name=None, data=dataclasses.replace(config.data, task="eurosat")))
+    assert row["task"] == "mine"
+    assert "eurosat" not in row["folder"]

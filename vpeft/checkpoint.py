@@ -177,8 +177,10 @@ def _check_file(path: Path) -> None:
         beside = sorted(found.name for found in path.parent.glob("*.safetensors"))
         raise FileNotFoundError(f"There is no adapter {path}; {did_you_mean(path.name, beside, f'{path.parent}/')}")
     with path.open("rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80" or start == b"PK":  # the two ways torch.save has written
+        start = file.read(9)
+    # The two ways torch.save has written. The length that a safetensors file begins with may start with the same
+    # byte as a pickle, but its ninth byte is the brace that opens the header.
+    if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
         raise ValueError(
             f"{path} is a pickle, which can run any code and is not opened; an adapter is a safetensors file."
         )

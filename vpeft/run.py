@@ -62,12 +62,13 @@ def train(config: Config) -> Mapping[str, Any]:
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
     check(config)
-    config = dataclasses.replace(config, method=methods.resolve(config.method))
+    # What the data is called, not what it was asked for as: a folder of one's own never bears a published name.
+    data_config = dataclasses.replace(config.data, task=_task_of(config))
+    config = dataclasses.replace(config, method=methods.resolve(config.method), data=data_config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
         print(f"{run.path} is finished already; its row is returned as it is.")
         return run.result
-    _check_files(config)
     timing = Timing(Waiting())
     _quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -104,11 +105,12 @@ def check(config: Config) -> None:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
 
 
-def _check_files(config: Config) -> None:
-    """Find what a user named on this machine, before a backbone is fetched for it."""
-    locate(config.data)
+def _task_of(config: Config) -> str:
+    """The task in the data, found before a backbone is fetched for it, as is a file in `pretrained`."""
+    listing = locate(config.data)
     if config.pretrained not in ("auto", "none"):
         check_file(Path(config.pretrained).expanduser())
+    return listing.provenance["task"]
 
 
 def normalization(name: str, backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
