@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.zoo import backbone
-from vpeft import methods
 from vpeft.config import Config, ConfigError, parse, to_yaml
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = sorted((ROOT / "configs" / "vtab").glob("*.yaml")) + sorted((ROOT / "configs" / "debug").glob("*.yaml"))
 VPT = "method: {name: vpt, prompts: 10}\n"
 EMBEDDED = VPT + "data: {batch_size: 64}\nembedded: {image_size: 70, data: {batch_size: 32}, method: {prompts: 5}}\n"
 
@@ -99,13 +96,6 @@ def test_the_embedded_section_is_left_out_for_other_data(write, words):
     assert parse([write(EMBEDDED), "--data.root", "DIR", *words]).image_size is None
 
 
-def test_the_command_that_makes_a_shipped_task_elsewhere_leads_to_its_recipe():
-    vpt = str(ROOT / "configs/vtab/vpt.yaml")
-    there = parse([vpt, "--data.root", "DIR", "--data.task", "digits"])
-    there.data.root = None
-    assert there == parse([vpt])
-
-
 def test_the_command_line_overrides_the_embedded_section(write):
     assert parse([write(EMBEDDED), "--method.prompts", "7", "--image_size", "56"]).image_size == 56
 
@@ -121,35 +111,6 @@ def test_print_config_prints_a_file_that_resolves_to_the_same(write, capsys):
     config = parse(words)
     assert parse([write(printed)]) == config
     assert to_yaml(config) == printed
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-@pytest.mark.parametrize("overrides", [[], ["--data.root", "DIR"]], ids=["embedded", "published"])
-def test_every_shipped_config_resolves_and_its_methods_build(path, overrides, tmp_path):
-    config = parse([str(path), *overrides])
-    saved = tmp_path / "config.yaml"
-    saved.write_text(to_yaml(config))
-    assert parse([str(saved)]) == config
-    assert methods.build(config.method, backbone("timm_vit"))
-
-
-@pytest.mark.parametrize("path", [p for p in SHIPPED if p.parent.name == "vtab"], ids=lambda path: path.stem)
-def test_every_shipped_recipe_names_its_paper_command_and_result(path):
-    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert "arXiv:" in header
-    assert f"python tools/train.py configs/vtab/{path.name}\n" in header
-    assert "docs/benchmarks.md" in header
-    published = parse([str(path), "--data.root", "DIR"])
-    assert (published.backbone, published.train.epochs) == ("vit_base_patch16_224.orig_in21k", 100)
-    assert parse([str(path)]).backbone == "vit_small_patch14_saliency"
-
-
-def test_a_published_recipe_keeps_its_values_with_the_flags_of_the_readme():
-    flags = "--data.task cifar100 --data.root DIR --backbone vit_base_patch16_224.orig_in21k --method.prompts 50"
-    config = parse([str(ROOT / "configs/vtab/vpt.yaml"), *flags.split()])
-    assert config.method == {"name": "vpt", "prompts": 50, "deep": True, "dropout": 0.1, "project": None}
-    assert (config.optim.name, config.optim.warmup_epochs, config.data.batch_size) == ("sgd", 10, 64)
-    assert (config.normalization, config.image_size, config.head.init) == ("imagenet", None, "vpt")
 
 
 MISTAKES = {

@@ -64,3 +64,13 @@ def test_the_smallest_config_runs_as_it_stands_and_its_saved_copy_repeats_it(tmp
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     said = tool("train", folder / "config.yaml", "--train.epochs", 5, "--optim.warmup_epochs", 5, code=2)
     assert "the learning rate would never reach its peak" in said
+
+
+def test_the_readmes_first_config_trains_prompts_on_the_embedded_backbone(tmp_path):
+    tool(
+        "train", "configs/vtab/vpt.yaml", "--output", tmp_path, "--image_size", 28, "--method.prompts", 2,
+        "--train.epochs", 2, "--optim.warmup_epochs", 0.3,
+    )  # fmt: skip
+    (row,) = read_rows(tmp_path / "results.jsonl")
+    assert (row["method"][0]["name"], row["backbone"]["weights"]["source"]) == ("vpt", "embedded")
+    assert row["test"]["accuracy"] > 0.3, "chance is 0.10"

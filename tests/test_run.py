@@ -4,20 +4,16 @@ import json
 import lightning.pytorch as L
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.runs import DROPOUT, tiny_config, write_images
-from vpeft import backbones
 from vpeft.checkpoint import load_adapter, read_manifest
-from vpeft.config import Config, ConfigError, DataConfig, TrainConfig, parse, resolve, to_yaml
+from vpeft.config import ConfigError, parse, to_yaml
 from vpeft.results import Row, read_rows
-from vpeft.run import build_trainer, check, normalization, train
-from vpeft.run_folder import RunFolder
+from vpeft.run import normalization, train
 from vpeft.tasks.averaging import RunningAverage
 from vpeft.tasks.classification import Classification
-from vpeft.tasks.timing import Timing, Waiting
 
 
 @pytest.fixture(scope="module")
@@ -272,77 +268,6 @@ def test_a_wrong_input_leaves_no_folder(images, tmp_path):
     with pytest.raises(ValueError, match="missing"):
         train(config)
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"epochs": 5}, r"warmup_epochs is 10 and train.epochs is 5: .* --optim.warmup_epochs 0.5"),
-        ({"strategy": "fsdp", "accelerator": "cpu"}, "shards over GPUs and there is none here; use ddp"),
-        ({"precision": "16-mixed", "accelerator": "cpu"}, "16-mixed needs a GPU; use bf16-mixed"),
-        ({"selection": "best_val"}, "best_val chooses on val200"),
-        ({"epochs": 0}, "train.epochs must be at least 1"),
-    ],
-)
-def test_settings_that_cannot_work(change, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        check(Config(train=TrainConfig(**change)))
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"ema": 0.9}, "no second set of weights"),
-        ({"selection": "best_val"}, "no second set of weights"),
-        ({"clip": 1.0}, "cannot clip by the norm"),
-    ],
-)
-def test_what_fsdp_cannot_do_is_refused(change, sentence, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = Config(train=TrainConfig(strategy="fsdp", **change), data=DataConfig(split="train800"))
-    with pytest.raises(ConfigError, match=sentence):
-        check(config)
-
-
-def test_fsdp_keeps_the_original_parameters(tmp_path, monkeypatch):
-    """The groups of the optimiser need them. No more is tested here: FSDP needs a GPU."""
-    given = {}
-    monkeypatch.setattr("lightning.pytorch.Trainer", lambda **options: given.update(options))
-    config = Config(train=TrainConfig(strategy="fsdp"))
-    build_trainer(config, RunFolder(tmp_path / "run", "x"), Timing(Waiting()), [])
-    assert isinstance(given["strategy"], FSDPStrategy)
-    assert given["strategy"].kwargs["use_orig_params"] is True
-    assert given["plugins"] is None, "its own checkpoints"
-
-
-def test_best_val_needs_something_to_choose_from():
-    config = Config(data=DataConfig(split="train800"), train=TrainConfig(selection="best_val", val_every=101))
-    with pytest.raises(ConfigError, match="val_every 101 leaves only that of the last of 100 epochs"):
-        check(config)
-
-
-def test_there_is_no_best_on_test():
-    with pytest.raises(ConfigError, match="selection"):
-        resolve({"train": {"selection": "best_test"}}, "x.yaml")
-
-
-def test_normalizations():
-    backbone = backbones.create("test_vit.r160_in1k", "none")
-    assert normalization("auto", backbone) == (backbone.mean, backbone.std)
-    assert normalization("imagenet", backbone)[0] == (0.485, 0.456, 0.406)
-    assert normalization("inception", backbone) == ((0.5,) * 3, (0.5,) * 3)
-    assert normalization("none", backbone) == ((0.0,) * 3, (1.0,) * 3)
-
-
-def test_trainer_settings_reach_lightning(tmp_path):
-    settings = TrainConfig(accelerator="cpu", accumulate=3, clip=0.5, val_every=2, precision="bf16-mixed", epochs=7)
-    trainer = build_trainer(Config(train=settings), RunFolder(tmp_path / "run", "x"), Timing(Waiting()), [])
-    assert trainer.accumulate_grad_batches == 3
-    assert trainer.gradient_clip_val == 0.5
-    assert trainer.check_val_every_n_epoch == 2
-    assert trainer.precision == "bf16-mixed"
-    assert trainer.max_epochs == 7
-    assert trainer.checkpoint_callbacks[0] is trainer.callbacks[-1], "it runs last, when everything is up to date"
 
 
 def test_compile_is_applied(images, tmp_path, monkeypatch):
