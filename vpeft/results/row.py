@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
+
 import vpeft
 
 LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "transformers", "lightning", "torchmetrics")
@@ -75,6 +77,7 @@ def versions() -> dict[str, str]:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
+    found["torch"] = torch.__version__  # names the build too (+cpu, +cu130), which package metadata may not
     return found
 
 
