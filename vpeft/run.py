@@ -62,7 +62,7 @@ def train(config: Config) -> Mapping[str, Any]:
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
     check(config)
-    # What the data is called, not what it was asked for as: a folder of one's own does not bear a published task's name.
+    # What the data is called, not what it was asked for as: one's own folder does not bear a published task's name.
     data_config = dataclasses.replace(config.data, task=_task_of(config))
     config = dataclasses.replace(config, method=methods.resolve(config.method), data=data_config)
     run = run_folder.find(config) if config.train.resume else None
