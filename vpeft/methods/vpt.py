@@ -34,7 +34,7 @@ class VPT(nn.Module):
         project: Width of the prompts before a linear map to d, shared by all blocks; None is d, without a map.
 
     Raises:
-        ValueError: the backbone's attention stays within windows.
+        ValueError: the backbone's attention stays within windows (the official Swin variant is not implemented).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class VPT(nn.Module):
         super().__init__()
         if backbone.windowed:
             raise ValueError(
-                f"vpt: {backbone.name} attends within windows, where a prompt has no one place in the sequence. "
+                f"vpt: {backbone.name} attends within windows, and prompts inside windows are not implemented yet. "
                 "Use a plain ViT, or adaptformer or lora on this backbone."
             )
         if prompts < 1:
