@@ -1,18 +1,18 @@
 """What every method must hold on every backbone."""
 
 import copy
+import functools
 import itertools
 import pickle
+import re
 
 import pytest
 import torch
 
-from tests.zoo import MODELS, PAIRS, REFUSED, SPECS, backbone, image, shake, tuned
+from tests.zoo import CASES, COUNTS, FORMULAS, MODELS, PAIRS, REFUSED, SHAPES, backbone, image, shake, tuned
 from vpeft.methods import build
 
-STARTS_ELSEWHERE = {"vpt_shallow", "vpt_deep", "vpt_project"}  # prompts change the features from the start
-ADOPTING = {"full", "bitfit", "layernorm", "partial"}
-STRUCTURAL = [p for p in PAIRS if p[1] in ("vpt_deep", "lora_qv", "lora_shared", "adaptformer")]
+STRUCTURAL = [p for p in PAIRS if CASES[p[1]].structural]
 
 
 @pytest.mark.parametrize(("body", "method"), REFUSED)
@@ -21,7 +21,7 @@ def test_impossible_combinations_are_refused_with_the_reason(body, method):
         tuned(body, method)
 
 
-@pytest.mark.parametrize(("body", "method"), [p for p in PAIRS if p[1] not in STARTS_ELSEWHERE])
+@pytest.mark.parametrize(("body", "method"), [p for p in PAIRS if CASES[p[1]].identity])
 def test_a_method_starts_as_the_backbone(body, method):
     model = tuned(body, method)
     with torch.no_grad():
@@ -33,13 +33,13 @@ def test_a_gradient_reaches_all_that_learns_and_nothing_else(body, method):
     model = tuned(body, method)
     optimiser = torch.optim.SGD([p for _, p in model.trainable()], lr=0.1)
     reached = set()
-    for step in range(2):
+    for step in range(CASES[method].steps):
         optimiser.zero_grad()
         model(image(step)).square().sum().backward()
         reached |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
         optimiser.step()
     # The bias of k shifts every score of a query alike, which softmax does not see.
-    unseen = {name for name, _ in model.trainable() if name.endswith("k_proj.bias")}
+    unseen = {n for n, _ in model.trainable() if n.endswith("k_proj.bias") or re.search(CASES[method].unseen, n)}
     assert {name for name, _ in model.trainable()} - unseen <= reached
     for prompts in (p for name, p in model.trainable() if name.endswith(".prompts")):
         assert all(layer.any() for layer in prompts.grad), "some block's prompts learn nothing"
@@ -67,8 +67,7 @@ def test_keys_of_the_backbone_stay_untouched(body, method):
     plain, model = backbone(body).state_dict(), tuned(body, method)
     moved = set(plain) - set(model.backbone.state_dict())
     # torch reads these tensors and never calls them as modules, so they are parametrized.
-    allowed = {key for key in plain if body == "open_clip" and method.startswith("lora") and ".attn." in key}
-    assert moved <= allowed
+    assert moved <= {key for key in plain if body == "open_clip" and CASES[method].merges and ".attn." in key}
 
 
 @pytest.mark.parametrize(("body", "method"), STRUCTURAL)
@@ -89,7 +88,7 @@ def test_a_whole_model_survives_pickle(body, method):
         assert torch.equal(twin(image()), model(image()))
 
 
-@pytest.mark.parametrize("method", ["vpt_deep", "lora_shared", "adaptformer"])
+@pytest.mark.parametrize("method", [name for name, case in CASES.items() if case.structural])
 @pytest.mark.parametrize("body", ["timm_vit", "timm_dinov3", "timm_swin", "open_clip", "hf_clip", "hf_dinov2"])
 def test_compiles_without_graph_breaks(body, method):
     if (body, method) in REFUSED:
@@ -110,24 +109,27 @@ def test_runs_in_bf16_autocast(body, method):
     out.float().sum().backward()
 
 
-@pytest.mark.parametrize("method", ["vpt_deep", "vpt_shallow", "lora_all", "adaptformer"])
+@pytest.mark.parametrize("method", [name for name, case in CASES.items() if case.structural])
 @pytest.mark.parametrize("body", ["timm_vit", "timm_dinov3", "open_clip", "hf_dinov2"])
 def test_activation_checkpointing_gives_the_same_gradients(body, method):
     from torch.utils.checkpoint import checkpoint
 
+    if (body, method) in REFUSED:
+        return
+
     gradients = []
     for checkpointed in (False, True):
         model = shake(tuned(body, method))
-        x = model.backbone.embed(image())
-        for block in model.backbone.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if checkpointed else block(x)
-        model.head(model.backbone.pool(model.backbone.finish(x))).square().sum().backward()
+        if checkpointed:
+            for block in model.backbone.blocks:
+                block.module.forward = functools.partial(checkpoint, block.module.forward, use_reentrant=False)
+        model(image()).square().sum().backward()
         gradients.append([p.grad for _, p in model.trainable()])
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("body", MODELS)
-@pytest.mark.parametrize("method", ["lora_qv", "lora_all", "lora_shared", *sorted(ADOPTING), "linear"])
+@pytest.mark.parametrize("method", [name for name, case in CASES.items() if case.merges])
 def test_merging_leaves_a_plain_backbone_with_the_same_outputs(body, method):
     if (body, method) in REFUSED:
         return
@@ -139,11 +141,11 @@ def test_merging_leaves_a_plain_backbone_with_the_same_outputs(body, method):
         torch.testing.assert_close(plain(image()), model.backbone(image()), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["vpt_deep", "adaptformer"])
+@pytest.mark.parametrize("method", [name for name, case in CASES.items() if not case.merges])
 def test_what_cannot_be_merged_refuses_by_name(method):
-    name = {"vpt_deep": "VPT", "adaptformer": "AdaptFormer"}[method]
-    with pytest.raises(ValueError, match=f"{name} cannot be merged"):
-        tuned("timm_vit", "lora_qv", method).merge()
+    model = tuned("timm_vit", method)
+    with pytest.raises(ValueError, match=f"{type(model.methods[0]).__name__} cannot be merged"):
+        model.merge()
 
 
 @pytest.mark.parametrize("body", ["timm_registers", "timm_swin", "open_clip", "hf_clip"])
@@ -214,7 +216,7 @@ def test_an_adapter_of_other_methods_is_refused():
 def test_the_zoo_covers_every_method():
     from vpeft.methods import METHODS
 
-    assert {spec["name"] for spec in SPECS.values()} == set(METHODS)
+    assert {case.spec["name"] for case in CASES.values()} == set(METHODS)
 
 
 def test_two_vpts_are_one_with_the_prompts_of_both():
@@ -234,22 +236,7 @@ def test_two_vpts_are_one_with_the_prompts_of_both():
         torch.testing.assert_close(both(image()), one(image()))
 
 
-@pytest.mark.parametrize(
-    ("spec", "count"),
-    [
-        ({"name": "linear"}, 0),
-        ({"name": "full"}, 85_798_656),
-        ({"name": "bitfit"}, 102_912),
-        ({"name": "layernorm"}, 38_400),
-        ({"name": "partial"}, 7_089_408),
-        ({"name": "vpt", "deep": False}, 38_400),
-        ({"name": "vpt"}, 460_800),
-        ({"name": "adaptformer"}, 1_189_632),
-        ({"name": "adaptformer", "bottleneck": 8}, 156_768),
-        ({"name": "lora"}, 294_912),
-        ({"name": "lora", "targets": ["qkv"], "shared_a": True}, 294_912),
-    ],
-)
+@pytest.mark.parametrize(("spec", "count"), COUNTS, ids=str)
 def test_counts_on_vit_b_16_are_the_published_ones(spec, count):
     import timm
 
@@ -262,3 +249,32 @@ def test_counts_on_vit_b_16_are_the_published_ones(spec, count):
         body = wrap(vit, weights=Weights("random", "meta", ""))
         model = Tuned(body, build(spec, body), torch.nn.Identity())
     assert sum(p.numel() for _, p in model.trainable()) == count
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("spec", "formula"), FORMULAS, ids=lambda entry: str(entry) if isinstance(entry, dict) else "")
+def test_counts_follow_the_formula_of_the_docstring(spec, formula, shape):
+    from timm.models.vision_transformer import VisionTransformer
+
+    from vpeft.backbones import wrap
+    from vpeft.tuned import Tuned
+
+    vit = VisionTransformer(
+        img_size=shape.side,
+        patch_size=shape.patch,
+        embed_dim=shape.dim,
+        depth=shape.depth,
+        num_heads=2,
+        mlp_ratio=shape.hidden / shape.dim,
+        num_classes=0,
+    )
+    body = wrap(vit)
+    model = Tuned(body, build(spec, body), torch.nn.Identity())
+    assert sum(p.numel() for _, p in model.trainable()) == formula(shape)
+
+
+def test_every_method_has_a_formula_and_a_count():
+    from vpeft.methods import METHODS
+
+    assert {spec["name"] for spec, _ in COUNTS} == set(METHODS)
+    assert {spec["name"] for spec, _ in FORMULAS} | {"full", "partial"} == set(METHODS)

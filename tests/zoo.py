@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import open_clip
@@ -26,7 +27,7 @@ from transformers import (
 
 from vpeft.backbones import Backbone, wrap
 from vpeft.heads import LinearHead
-from vpeft.methods import build
+from vpeft.methods import build, feature_dim
 from vpeft.tuned import Tuned
 
 TIMM = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -70,26 +71,100 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "hf_siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**HF)),
 }
 
-SPECS: dict[str, dict[str, Any]] = {
-    "linear": {"name": "linear"},
-    "full": {"name": "full"},
-    "bitfit": {"name": "bitfit"},
-    "layernorm": {"name": "layernorm"},
-    "partial": {"name": "partial"},
-    "vpt_shallow": {"name": "vpt", "prompts": 3, "deep": False},
-    "vpt_deep": {"name": "vpt", "prompts": 3},
-    "vpt_project": {"name": "vpt", "prompts": 3, "project": 8},
-    "lora_qv": {"name": "lora", "rank": 4},
-    "lora_all": {"name": "lora", "rank": 4, "targets": ["qkv", "proj", "fc1", "fc2"]},
-    "lora_shared": {"name": "lora", "rank": 4, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
-    "adaptformer": {"name": "adaptformer", "bottleneck": 8},
-    "adaptformer_norm": {"name": "adaptformer", "bottleneck": 8, "pre_norm": True},
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of one method, and what is true of it on every backbone.
+
+    Args:
+        spec: The `method:` entry, small.
+        row: Its row in the README's table.
+        identity: It starts as the backbone.
+        merges: It can be written into the backbone's weights.
+        steps: Optimiser steps after which a gradient has reached everything.
+        unseen: Pattern of parameters that no gradient reaches, and why, in a comment beside it.
+        structural: It also runs the slower checks (compile, DDP, bf16, deepcopy, activation checkpointing).
+    """
+
+    spec: dict[str, Any]
+    row: str
+    identity: bool = True
+    merges: bool = False
+    steps: int = 2
+    unseen: str = "(?!)"
+    structural: bool = False
+
+
+CASES: dict[str, Case] = {
+    "linear": Case({"name": "linear"}, "linear", merges=True),
+    "full": Case({"name": "full"}, "full", merges=True),
+    "bitfit": Case({"name": "bitfit"}, "bitfit", merges=True),
+    "layernorm": Case({"name": "layernorm"}, "layernorm", merges=True),
+    "partial": Case({"name": "partial"}, "partial", merges=True),
+    "vpt_shallow": Case({"name": "vpt", "prompts": 3, "deep": False}, "vpt", identity=False),
+    "vpt_deep": Case({"name": "vpt", "prompts": 3}, "vpt", identity=False, structural=True),
+    "vpt_project": Case({"name": "vpt", "prompts": 3, "project": 8}, "vpt with project", identity=False),
+    "lora_qv": Case({"name": "lora", "rank": 4}, "lora", merges=True, structural=True),
+    "lora_all": Case({"name": "lora", "rank": 4, "targets": ["qkv", "proj", "fc1", "fc2"]}, "lora", merges=True),
+    "lora_shared": Case(
+        {"name": "lora", "rank": 4, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
+        "lora with dropout",
+        merges=True,
+        structural=True,
+    ),
+    "adaptformer": Case({"name": "adaptformer", "bottleneck": 8}, "adaptformer", structural=True),
+    "adaptformer_norm": Case({"name": "adaptformer", "bottleneck": 8, "pre_norm": True}, "adaptformer"),
 }
 
-REFUSED = {("timm_swin", method): "within windows" for method in ("vpt_shallow", "vpt_deep", "vpt_project")}
-REFUSED["open_clip", "lora_shared"] = "reads 'qkv' as a tensor"
+# (backbone, case) -> what the refusal says
+REFUSED: dict[tuple[str, str], str] = {
+    ("timm_swin", "vpt_shallow"): "within windows",
+    ("timm_swin", "vpt_deep"): "within windows",
+    ("timm_swin", "vpt_project"): "within windows",
+    ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
+}
 
-PAIRS = [(b, m) for b in MODELS for m in SPECS if (b, m) not in REFUSED]
+# Trained parameters without the head on ViT-B/16 at 224 pixels: the table of the reference.
+COUNTS: list[tuple[dict[str, Any], int]] = [
+    ({"name": "linear"}, 0),
+    ({"name": "full"}, 85_798_656),
+    ({"name": "bitfit"}, 102_912),
+    ({"name": "layernorm"}, 38_400),
+    ({"name": "partial"}, 7_089_408),
+    ({"name": "vpt", "deep": False}, 38_400),
+    ({"name": "vpt"}, 460_800),
+    ({"name": "adaptformer"}, 1_189_632),
+    ({"name": "adaptformer", "bottleneck": 8}, 156_768),
+    ({"name": "lora"}, 294_912),
+    ({"name": "lora", "targets": ["qkv"], "shared_a": True}, 294_912),
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a plain timm ViT: d, L, patch, hidden width of the MLP, image side."""
+
+    dim: int
+    depth: int
+    patch: int
+    hidden: int
+    side: int
+
+
+SHAPES = [Shape(64, 3, 8, 256, 32), Shape(48, 2, 16, 96, 64), Shape(96, 5, 14, 288, 56)]
+
+# The formula in each method's docstring, at an entry of that method.
+FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
+    ({"name": "linear"}, lambda s: 0),
+    ({"name": "vpt", "prompts": 7}, lambda s: s.depth * 7 * s.dim),
+    ({"name": "vpt", "prompts": 7, "deep": False}, lambda s: 7 * s.dim),
+    ({"name": "adaptformer", "bottleneck": 5}, lambda s: s.depth * (2 * s.dim * 5 + 5 + s.dim)),
+    ({"name": "lora", "rank": 3, "targets": ["fc1", "fc2"]}, lambda s: s.depth * 2 * 3 * (s.dim + s.hidden)),
+    ({"name": "layernorm"}, lambda s: 2 * s.dim * (2 * s.depth + 1)),
+    ({"name": "bitfit"}, lambda s: s.dim * (2 + s.depth * 7) + s.depth * s.hidden),
+]
+
+PAIRS = [(b, m) for b in MODELS for m in CASES if (b, m) not in REFUSED]
 
 
 def image(seed: int = 0) -> Tensor:
@@ -109,7 +184,8 @@ def backbone(name: str, seed: int = 0) -> Backbone:
 def tuned(name: str, *methods: str, classes: int = 3, **options: Any) -> Tuned:
     body = backbone(name)
     torch.manual_seed(1)
-    return Tuned(body, build([SPECS[m] for m in methods], body), LinearHead(body.dim, classes), **options).eval()
+    built = build([CASES[m].spec for m in methods], body)
+    return Tuned(body, built, LinearHead(feature_dim(body, built), classes), **options).eval()
 
 
 def shake(model: Tuned, std: float = 0.1) -> Tuned:

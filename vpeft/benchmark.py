@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vpeft.backbones import Backbone, create
 from vpeft.heads import LinearHead
-from vpeft.methods import build
+from vpeft.methods import build, feature_dim
 from vpeft.tuned import Tuned
 
 CLASSES = 100
@@ -136,7 +136,8 @@ class Step:
 
 def model_of(case: Mapping[str, Any], body: Backbone) -> nn.Module:
     if "peft" not in case:
-        return Tuned(body, build(case, body), LinearHead(body.dim, CLASSES))
+        methods = build(case, body)
+        return Tuned(body, methods, LinearHead(feature_dim(body, methods), CLASSES))
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=8, lora_alpha=8, lora_dropout=0.0, target_modules=case["peft"])

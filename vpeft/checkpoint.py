@@ -123,9 +123,9 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
     manifest = read_manifest(path)
     tensors = _load_tensors(path, manifest)
     backbone = _rebuild(path, manifest["backbone"], weights)
-    head = LinearHead(backbone.dim, len(manifest["classes"]), **manifest["head"])
-    spec = manifest["method"] or {"name": "linear"}
-    tuned = Tuned(backbone, methods.build(spec, backbone), head, manifest["drop_path"])
+    attached = methods.build(manifest["method"] or {"name": "linear"}, backbone)
+    head = LinearHead(methods.feature_dim(backbone, attached), len(manifest["classes"]), **manifest["head"])
+    tuned = Tuned(backbone, attached, head, manifest["drop_path"])
     try:
         tuned.load_delta(tensors)
     except ValueError as error:

@@ -122,7 +122,8 @@ def build_tuned(config: Config, backbone: Backbone, classes: Sequence[str]) -> T
     """Freeze a backbone and put the configured methods and head on it; their initialisation follows the seed."""
     torch.manual_seed(config.seed)  # whatever loading the backbone drew
     attached = methods.build(config.method, backbone)
-    head = LinearHead(backbone.dim, len(classes), init=config.head.init, batch_norm=config.head.batch_norm)
+    width = methods.feature_dim(backbone, attached)
+    head = LinearHead(width, len(classes), init=config.head.init, batch_norm=config.head.batch_norm)
     return Tuned(backbone, attached, head, drop_path=config.drop_path)
 
 

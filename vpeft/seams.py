@@ -4,14 +4,18 @@
     tokens   the sequence entering or leaving a block             Block.before(f), Block.after(f)
              the sequence leaving the last block                  Backbone.before_finish(f)
     branch   y in  x + y,  y = f(norm(x))                          Branch.edit(f),  f(x, h, y) -> y
+             h = norm(x), what the branch reads                    Branch.edit_input(f),  f(x, h) -> h
     affine   y = W x + b                                           Affine.edit(update)
+             the x of it                                           Affine.edit_input(f)
     query    tokens that read a block's keys and values            Block.attend(queries, context)
     stage    the loop over blocks, written in the open             Backbone.embed, blocks, finish, pool
+    features what the head will see                                Backbone.edit_features(f), read_with(f)
 
 A hook is a bound method or an object with `__call__`, never a closure: deepcopy and pickle follow
 the former to the copy, and silently keep the original inside the latter.
 
-Shapes: B images, N tokens, C channels, H W grid; windowed backbones hand their tokens as B H W C.
+Shapes: B images, N tokens, C channels, H W grid, P prefix tokens. Windowed backbones hand their tokens as
+B H W C, and as B 1 N C once a method has put prompts before them; `Block.split` takes all of these.
 """
 
 from __future__ import annotations
@@ -26,30 +30,43 @@ from torch.nn.utils import parametrize
 
 TokenEdit = Callable[[Tensor], Tensor]
 BranchEdit = Callable[[Tensor, Tensor, Tensor], Tensor]
+InputEdit = Callable[[Tensor, Tensor], Tensor]
 
 
 class Branch:
     """A residual branch, named by the module that opens it (its norm) and the one that closes it.
 
     An edit sees the residual stream x, h = norm(x), and y, what the branch is about to add; what it
-    returns is added instead. Edits run in the order in which they were attached.
+    returns is added instead. An input edit sees x and h, and the branch reads what it returns. Edits
+    run in the order in which they were attached.
     """
 
     def __init__(self, opens: nn.Module, closes: nn.Module) -> None:
         self.opens, self.closes = opens, closes
         self.edits: list[BranchEdit] = []
+        self.input_edits: list[InputEdit] = []
         # One slot, not a stack: activation checkpointing may leave a forward half done, and the
         # next one then overwrites what was left.
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def edit(self, edit: BranchEdit) -> None:
-        if not self.edits:
-            self.opens.register_forward_hook(self._open)
-            self.closes.register_forward_hook(self._close)
+        self._listen()
         self.edits.append(edit)
 
-    def _open(self, norm: nn.Module, args: tuple[Any, ...], h: Tensor) -> None:
+    def edit_input(self, edit: InputEdit) -> None:
+        self._listen()
+        self.input_edits.append(edit)
+
+    def _listen(self) -> None:
+        if not self.edits and not self.input_edits:
+            self.opens.register_forward_hook(self._open)
+            self.closes.register_forward_hook(self._close)
+
+    def _open(self, norm: nn.Module, args: tuple[Any, ...], h: Tensor) -> Tensor:
+        for edit in self.input_edits:
+            h = edit(args[0], h)
         self._seen = (args[0], h)
+        return h
 
     def _close(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
         assert self._seen is not None, "a branch closed that had not been opened"
@@ -103,6 +120,19 @@ class Affine:
             if getattr(self.owner, name) is not None:
                 parametrize.register_parametrization(self.owner, name, _OnTensor(update, which))
 
+    def edit_input(self, edit: TokenEdit) -> None:
+        """Change x in y = W x + b.
+
+        Raises:
+            ValueError: torch reads this W as a tensor, so that nobody ever sees its x.
+        """
+        if not self.called:
+            raise ValueError(
+                f"{type(self.owner).__name__} reads '{self.weight}' as a tensor, so that its input is never seen. Take "
+                "the same weights from timm."
+            )
+        self.owner.register_forward_pre_hook(_OnInput(edit))
+
     @torch.no_grad()
     def merge(self, update: Update) -> None:
         """Write the update into W and b, in place."""
@@ -133,6 +163,14 @@ class _OnOutput:
         if self.channels == -1:
             return self.update.output(args[0], y)
         return self.update.output(args[0], y.movedim(self.channels, -1)).movedim(-1, self.channels)
+
+
+@dataclass
+class _OnInput:
+    edit: TokenEdit
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.edit(args[0]), *args[1:])
 
 
 class _OnTensor(nn.Module):
@@ -194,6 +232,16 @@ class Block:
 
     def after(self, edit: TokenEdit) -> None:
         self._after.append(edit)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Any tokens of this block, as prefix [B P C] and patches [B H W C]."""
+        tokens = x.flatten(1, -2)
+        return tokens[:, : self.prefix], tokens[:, self.prefix :].unflatten(1, self.grid)
+
+    def join(self, prefix: Tensor, patches: Tensor, like: Tensor) -> Tensor:
+        """What `split` gave, in the shape of `like` but for its channels."""
+        tokens = torch.cat([prefix, patches.flatten(1, 2)], dim=1)
+        return tokens.view(*like.shape[:-1], tokens.shape[-1])
 
     def grow_prefix(self, count: int) -> None:
         self.prefix += count

@@ -86,6 +86,8 @@ class Backbone(nn.Module):
         self.weights = weights
         self._on_pixels: list[TokenEdit] = []
         self._before_finish: list[TokenEdit] = []
+        self._on_features: list[TokenEdit] = []
+        self._read: TokenEdit | None = None
 
     @property
     def blocks(self) -> list[Block]:
@@ -111,6 +113,23 @@ class Backbone(nn.Module):
         """
         self._before_finish.append(edit)
 
+    def read_with(self, read: TokenEdit) -> None:
+        """Put `read`, tokens leaving the last block -> features, in the place of final norm and pooling.
+
+        Raises:
+            ValueError: another method reads them already.
+        """
+        if self._read is not None:
+            raise ValueError(
+                f"{_owner(self._read)} and {_owner(read)} both replace how features are read from the last block; use "
+                "one of them."
+            )
+        self._read = read
+
+    def edit_features(self, edit: TokenEdit) -> None:
+        """Change features [B, D]; a method that changes D says so (`vpeft.methods.Widening`)."""
+        self._on_features.append(edit)
+
     def embed(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
@@ -125,15 +144,25 @@ class Backbone(nn.Module):
         return self.family.between(index, x)
 
     def finish(self, x: Tensor) -> Tensor:
-        for edit in reversed(self._before_finish):
-            x = edit(x)
-        return self.family.finish(x)
+        return self.family.finish(self._leaving(x))
 
     def pool(self, x: Tensor) -> Tensor:
         return self.family.pool(x)
+
+    def _leaving(self, x: Tensor) -> Tensor:
+        for edit in reversed(self._before_finish):
+            x = edit(x)
+        return x
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
         for index, block in enumerate(self.blocks):
             x = block(self.between(index, x))
-        return self.pool(self.finish(x))
+        y = self.pool(self.finish(x)) if self._read is None else self._read(self._leaving(x))
+        for edit in self._on_features:
+            y = edit(y)
+        return y
+
+
+def _owner(edit: object) -> str:
+    return type(getattr(edit, "__self__", edit)).__name__

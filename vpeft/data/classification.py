@@ -78,6 +78,12 @@ class ClassificationData(L.LightningDataModule):
         """Shuffled, augmented batches."""
         return self._loader("train", self.config.batch_size, training=True)
 
+    def train_in_order(self) -> DataLoader[dict[str, Tensor]]:
+        """The training images once, not shuffled, not augmented, the same in every process."""
+        images = self._decoded("train")
+        sampler = EpochSampler(len(images), self.config.eval_batch_size, self.seed, False, False, 0, 1, (0, 0))
+        return make_loader(Batches(images, self.image_size, self.seed, "none"), sampler, self.config.workers)
+
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """Batches of val, or no loader where all training images are trained on."""
         return self._loader("val", self.config.eval_batch_size) if self.splits["val"].files else []

@@ -108,6 +108,10 @@ class Batches(Dataset[dict[str, Tensor]]):
         image = self.images.take(index)
         if self.augment != "none":
             image = self._change(image, self._random(epoch)[positions])
+        elif tuple(image.shape[-2:]) != self.size:  # kept larger for random crops
+            height, width = self.size
+            top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+            image = image[..., top : top + height, left : left + width]
         return {"image": image, "label": self.images.labels[index], "index": index}
 
     def _random(self, epoch: int) -> np.ndarray:

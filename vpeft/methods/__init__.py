@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_origin, get_type_hints, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from vpeft.methods.adaptformer import AdaptFormer
 from vpeft.methods.bitfit import BitFit
@@ -25,6 +25,7 @@ from vpeft.methods.vpt import VPT
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
+    from vpeft.tuned import Tuned
 
 METHODS: dict[str, type[nn.Module]] = {
     "adaptformer": AdaptFormer,
@@ -64,6 +65,56 @@ class Mergeable(Protocol):
     def merge(self, backbone: Backbone) -> None:
         """Add the method to the backbone's weights, in place."""
         ...
+
+
+@runtime_checkable
+class Widening(Protocol):
+    """A method that hands the head more than the backbone's features."""
+
+    added_features: int
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A method that looks at the training images before it trains on them."""
+
+    def prepare(self, tuned: Tuned, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> None:
+        """Called before every epoch, counted from 0; what is found belongs in buffers or parameters.
+
+        Args:
+            tuned: The whole model, in eval mode; gradients may be taken and are dropped afterwards.
+            batches: Normalised training images [B, 3, H, W] and labels [B], all of them, each time it is iterated,
+                in the order of the split.
+            epoch: Of the run. A resumed run calls this only before epochs that it starts.
+        """
+        ...
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A method that adds a term to the training loss."""
+
+    def penalty(self) -> Tensor:
+        """The term, a scalar."""
+        ...
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A method that acts between the gradients and the optimiser."""
+
+    def after_backward(self, step: int, steps: int) -> None:
+        """Called when all gradients of optimiser step `step` of `steps` (from 0) are there, before clipping."""
+        ...
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Called after the optimiser has changed the parameters."""
+        ...
+
+
+def feature_dim(backbone: Backbone, methods: Iterable[nn.Module]) -> int:
+    """Width of what the head sees."""
+    return backbone.dim + sum(method.added_features for method in methods if isinstance(method, Widening))
 
 
 Spec = Mapping[str, Any] | Sequence[Mapping[str, Any]]

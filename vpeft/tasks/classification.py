@@ -5,7 +5,7 @@ Shapes: B images, H W pixels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vpeft.config import OptimConfig, TrainConfig
+from vpeft.methods import Penalised, Preparing, Stepping
 from vpeft.metrics import Evaluation, evaluate
 from vpeft.tasks.optimisation import learning_rates, optimizer, parameter_groups, schedule
 from vpeft.tuned import Tuned
@@ -59,12 +60,19 @@ class Classification(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of uint8 images [B, 3, H, W], normalised where the model is."""
-        return self.tuned((images.float() / 255 - self.mean) / self.std)
+        return self.tuned(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the model sees of uint8 images."""
+        return (images.float() / 255 - self.mean) / self.std
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         labels = batch["label"]
         logits = self(batch["image"])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        for method in self.tuned.methods:
+            if isinstance(method, Penalised):
+                loss = loss + method.penalty()
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         self.log("train/loss", loss, batch_size=len(labels))
         means = {"train/loss_epoch": loss, "train/accuracy": right}
@@ -72,6 +80,28 @@ class Classification(L.LightningModule):
         rates = learning_rates(self.trainer.optimizers[0])
         self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=len(labels))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        methods = [method for method in self.tuned.methods if isinstance(method, Preparing)]
+        if not methods:
+            return
+        self.eval()
+        for method in methods:
+            method.prepare(self.tuned, _Normalised(self), self.current_epoch)
+        self.zero_grad(set_to_none=True)
+        self.train()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for method in self.tuned.methods:
+            if isinstance(method, Stepping):
+                method.after_backward(self.trainer.global_step, int(self.trainer.estimated_stepping_batches))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.trainer.global_step
+        super().optimizer_step(*args, **kwargs)
+        for method in self.tuned.methods:
+            if isinstance(method, Stepping):
+                method.after_step(step, int(self.trainer.estimated_stepping_batches))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Whatever train.val_every is, the last epoch is evaluated: the row gives its accuracy. Not at the start
@@ -129,6 +159,19 @@ class Classification(L.LightningModule):
 
     def _delta_keys(self) -> set[str]:
         return {f"tuned.{name}" for name in self.tuned.delta()}
+
+
+class _Normalised:
+    """All training images, in order and the same in every process, as the model sees them, with their labels."""
+
+    def __init__(self, task: Classification) -> None:
+        self.task = task
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        data: Any = self.task.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        for batch in data.train_in_order():
+            batch = self.task.transfer_batch_to_device(batch, self.task.device, 0)
+            yield self.task.normalised(batch["image"]), batch["label"]
 
 
 def _gather(parts: list[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:

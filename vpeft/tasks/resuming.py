@@ -48,11 +48,17 @@ class StepSeeds(L.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._seed(0, trainer.current_epoch)  # for what a method prepares: the same in every process
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        place = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        self._seed(trainer.global_rank, trainer.current_epoch, batch_idx)
+
+    def _seed(self, *place: int) -> None:
+        drawn = np.random.SeedSequence((self.seed, *place)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(drawn >> np.uint64(1)))
 
 
 class LastCheckpoint(Checkpoint):
