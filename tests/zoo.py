@@ -118,9 +118,7 @@ CASES: dict[str, Case] = {
 
 # (backbone, case) -> what the refusal says
 REFUSED: dict[tuple[str, str], str] = {
-    ("timm_swin", "vpt_shallow"): "within windows",
-    ("timm_swin", "vpt_deep"): "within windows",
-    ("timm_swin", "vpt_project"): "within windows",
+    ("timm_swin", "vpt_project"): "grows wider from stage to stage",
     ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
 }
 

@@ -5,27 +5,31 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vpeft.backbones import Backbone, wrap
 
 _HERE = Path(__file__).parent
-_IMAGES_SHA256 = "42cfaa58b7fc5a87c4f9dc73ea187225a5e2d93d1ffdff39cde0ce0709d32ebb"
+_IMAGES_SHA256 = {
+    224: "42cfaa58b7fc5a87c4f9dc73ea187225a5e2d93d1ffdff39cde0ce0709d32ebb",
+    64: "c41b3748fbdda82d4882bbdcc5d0d0c6932959c46e9f6fb5b67ab7878894fae5",
+}
 
 
-def images() -> Tensor:
-    """The two images [2, 3, 224, 224] that every cls_* file was made with."""
+def images(side: int = 224) -> Tensor:
+    """The two images [2, 3, side, side] that the files were made with: 224 for cls_*, 64 for swin_*."""
 
     def wave(n: Tensor, p: int) -> Tensor:
         return (n % (2 * p) - p).abs()
 
     b = torch.arange(2).view(2, 1, 1, 1)
     c = torch.arange(3).view(1, 3, 1, 1)
-    y = torch.arange(224).view(1, 1, 224, 1)
-    x = torch.arange(224).view(1, 1, 1, 224)
+    y = torch.arange(side).view(1, 1, side, 1)
+    x = torch.arange(side).view(1, 1, 1, side)
     u8 = wave(2 * x + y + 37 * c + 53 * b, 64) + wave(3 * y - x + 29 * c, 96) + wave(x * y // 32 + 13 * c, 95)
-    assert hashlib.sha256(u8.to(torch.uint8).numpy().tobytes()).hexdigest() == _IMAGES_SHA256
+    assert hashlib.sha256(u8.to(torch.uint8).numpy().tobytes()).hexdigest() == _IMAGES_SHA256[side]
     return (u8.float() / 255 - 0.5) / 0.5
 
 
@@ -37,5 +41,22 @@ def backbone() -> Backbone:
     """The frozen ViT of every cls_* file, without its head."""
     model = VisionTransformer(img_size=224, patch_size=16, embed_dim=32, depth=3, num_heads=4, num_classes=0)
     state = golden("cls_base")
+    model.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")})
+    return wrap(model, "golden")
+
+
+def swin_backbone(base: str, embed_dim: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> Backbone:
+    """The frozen Swin of a swin_* file, without its head: 64 pixels, patches of 4, windows of 4, MLP ratio 2."""
+    model = SwinTransformer(
+        img_size=64,
+        patch_size=4,
+        window_size=4,
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=heads,
+        mlp_ratio=2,
+        num_classes=0,
+    )
+    state = golden(base)
     model.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")})
     return wrap(model, "golden")

@@ -14,11 +14,11 @@ State = dict[str, Tensor]
 
 
 def vpt_shallow(g: State, part: str) -> State:
-    return {"prompts": g[f"{part}/prompt"]}
+    return {"prompts.0": g[f"{part}/prompt"]}
 
 
 def vpt_deep(g: State, part: str) -> State:
-    return {"prompts": torch.cat([g[f"{part}/prompt"], g[f"{part}/deep_prompt"]])}
+    return {"prompts.0": torch.cat([g[f"{part}/prompt"], g[f"{part}/deep_prompt"]])}
 
 
 def vpt_deep_proj(g: State, part: str) -> State:

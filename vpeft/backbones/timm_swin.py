@@ -1,10 +1,15 @@
-"""timm's SwinTransformer. Tokens come as B H W C, prefix tokens do not exist."""
+"""timm's SwinTransformer. Tokens come as B H W C, and as B 1 N C once prompts stand before the patches.
+
+Shapes: B images, W windows an image, N tokens of one, P prompts, C channels.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
 from vpeft.backbones.refusal import refuse_block
@@ -48,16 +53,96 @@ class TimmSwin:
             dim=block.dim,
             grid=resolution,
             windowed=True,
+            counts_prefix=_Prefix(block),
         )
 
     def embed(self, images: Tensor) -> Tensor:
         return self.model.patch_embed(images)  # B H W C
 
     def between(self, index: int, x: Tensor) -> Tensor:
-        return self._downsample[index](x) if index in self._downsample else x
+        merging = self._downsample.get(index)
+        if merging is None or isinstance(merging, nn.Identity):
+            return x
+        before = self.blocks[index - 1]
+        if not before.prefix:
+            return merging(x)
+        prompts, patches = before.split(x)
+        # A merged patch holds four; a prompt takes the place of all of them.
+        merged = merging.reduction(merging.norm(prompts.repeat(1, 1, 4)))
+        return torch.cat([merged, merging(patches).flatten(1, 2)], dim=1).unsqueeze(1)
 
     def finish(self, x: Tensor) -> Tensor:
         return self.model.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:
         return self.model.forward_head(x, pre_logits=True)
+
+
+class _Prefix:
+    """Counts the prompts of one block, and teaches the block of them with the first."""
+
+    def __init__(self, block: SwinTransformerBlock) -> None:
+        self.block: Any = block
+        self.count = 0
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return self.count
+
+    @num_prefix_tokens.setter
+    def num_prefix_tokens(self, count: int) -> None:
+        self.count = self.block.prompts = count
+        self.block.__class__ = PromptedBlock
+        open_windows(self.block.attn)
+
+
+def open_windows(attn: Any) -> None:
+    """Let a window attention take tokens before those of its windows; without any it stays what it was."""
+    if not isinstance(attn, OpenWindows):
+        attn.__class__ = OpenWindows
+        attn.guests = None
+
+
+class PromptedBlock(SwinTransformerBlock):
+    """Takes B 1 N C, the first P tokens prompts, which attend in every window and leave as the mean over them."""
+
+    prompts: int
+
+    def _attn(self, x: Tensor) -> Tensor:
+        attn: Any = self.attn
+        grid: Any = self.input_resolution
+        attn.guests = x[:, 0, : self.prompts]
+        patches = super()._attn(x[:, 0, self.prompts :].unflatten(1, grid))
+        prompts, attn.guests = attn.guests, None
+        return torch.cat([prompts, patches.flatten(1, 2)], dim=1).unsqueeze(1)
+
+
+class OpenWindows(WindowAttention):
+    """Window attention whose input may begin with tokens that have no place: neither position bias nor mask.
+
+    `guests` [B P C] are the prompts of each image: a copy of them joins each of its windows, and their mean
+    over the windows takes their place afterwards.
+    """
+
+    guests: Tensor | None
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.guests is None:
+            return self._attend(x, mask)
+        guests, before = self.guests, x.shape[1] - self.window_area
+        count, windows = guests.shape[1], len(x) // len(guests)
+        copies = guests.repeat_interleave(windows, dim=0)  # windows come image by image
+        y = self._attend(torch.cat([x[:, :before], copies, x[:, before:]], dim=1), mask)
+        y, copies, patches = y.split([before, count, self.window_area], dim=1)
+        self.guests = copies.unflatten(0, (-1, windows)).mean(1)
+        return torch.cat([y, patches], dim=1)
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        self._placeless = x.shape[1] - self.window_area
+        return super().forward(x, None if mask is None else self._pad(mask))
+
+    def _get_rel_pos_bias(self) -> Tensor:
+        return self._pad(super()._get_rel_pos_bias())
+
+    def _pad(self, pairs: Tensor) -> Tensor:
+        return F.pad(pairs, (self._placeless, 0, self._placeless, 0))

@@ -10,6 +10,7 @@ Shapes: B images, N tokens, C channels, P prompts, L blocks.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +28,11 @@ class VPT(nn.Module):
     final norm, so a backbone that pools its patches pools the same ones as without prompts (the
     official code reads the class token, where this makes no difference). Not a no-op at the start.
 
+    On Swin, as in the official code: a copy of the prompts joins every window and their mean over the
+    windows goes on, patch merging repeats them four times, and the pooled mean includes them. Differs: an
+    image's windows meet its own prompts (the official order of a batch lets images mix, which its
+    batches of one do not). The count is then P times the sum of the blocks' widths.
+
     Args:
         prompts: P; the paper tries 1 to 200 and tunes it per task.
         deep: At every block.
@@ -34,7 +40,7 @@ class VPT(nn.Module):
         project: Width of the prompts before a linear map to d, shared by all blocks; None is d, without a map.
 
     Raises:
-        ValueError: the backbone's attention stays within windows (the official Swin variant is not implemented).
+        ValueError: fewer than one prompt; `project` where the width grows from stage to stage (Swin).
     """
 
     def __init__(
@@ -46,20 +52,26 @@ class VPT(nn.Module):
         project: int | None = None,
     ) -> None:
         super().__init__()
-        if backbone.windowed:
-            raise ValueError(
-                f"vpt: {backbone.name} attends within windows, and prompts inside windows are not implemented yet. "
-                "Use a plain ViT, or adaptformer or lora on this backbone."
-            )
         if prompts < 1:
             raise ValueError(f"vpt: prompts is {prompts}; at least 1 is needed.")
         if project is not None and project < 1:
             raise ValueError(f"vpt: project is {project}; at least 1 is needed, or null for no projection.")
-        width, count = project or backbone.blocks[0].dim, len(backbone.blocks) if deep else 1
-        self.prompts = nn.Parameter(torch.empty(count, prompts, width))
-        bound = (6 / (3 * backbone.patch[0] * backbone.patch[1] + width)) ** 0.5
-        nn.init.uniform_(self.prompts, -bound, bound)
-        self.project = None if project is None else nn.Linear(project, backbone.blocks[0].dim)
+        blocks = backbone.blocks if deep else backbone.blocks[:1]
+        if project is not None and len({block.dim for block in blocks}) > 1:
+            raise ValueError(
+                f"vpt: project is {project}, and {backbone.name} grows wider from stage to stage, so that no one "
+                "map fits all its blocks. Leave project out."
+            )
+        first = project or blocks[0].dim
+        bound = (6 / (3 * backbone.patch[0] * backbone.patch[1] + first)) ** 0.5
+        # One tensor for every run of blocks of one width: P C of each block in it.
+        self.prompts = nn.ParameterList(
+            nn.Parameter(torch.empty(len(list(run)), prompts, project or dim).uniform_(-bound, bound))
+            for dim, run in itertools.groupby(blocks, lambda block: block.dim)
+        )
+        self.places = [(group, row) for group, run in enumerate(self.prompts) for row in range(len(run))]
+        self.count = prompts
+        self.project = None if project is None else nn.Linear(project, blocks[0].dim)
         if self.project is not None:
             nn.init.kaiming_normal_(self.project.weight, mode="fan_out")
         self.dropout = nn.Dropout(dropout)
@@ -68,17 +80,19 @@ class VPT(nn.Module):
     def attach(self, backbone: Backbone) -> None:
         blocks = backbone.blocks
         # After every token that stands before the patches now, prompts of an earlier VPT among them.
-        self.layers = [Layer(self, index, blocks[0].prefix) for index in range(len(self.prompts))]
+        self.layers = [Layer(self, index, blocks[0].prefix) for index in range(len(self.places))]
         blocks[0].before(self.layers[0].insert)
         for block, layer in zip(blocks[1:], self.layers[1:], strict=False):
             block.before(layer.replace)
         for block in blocks:
-            block.grow_prefix(self.prompts.shape[1])
-        backbone.before_finish(self.layers[0].remove)
+            block.grow_prefix(self.count)
+        if not backbone.windowed:
+            backbone.before_finish(self.layers[0].remove)
 
     def tokens(self, index: int, batch: int) -> Tensor:
         """The prompts of one block for every image: B P C."""
-        p = self.prompts[index]
+        group, row = self.places[index]
+        p = self.prompts[group][row]
         p = p if self.project is None else self.project(p)
         return self.dropout(p.expand(batch, -1, -1))
 
@@ -90,12 +104,16 @@ class Layer:
         self.vpt, self.index, self.at = vpt, index, at
 
     def insert(self, x: Tensor) -> Tensor:
-        p = self.vpt.tokens(self.index, len(x)).to(x.dtype)
-        return torch.cat([x[:, : self.at], p, x[:, self.at :]], dim=1)
+        return self._put(x, self.at)
 
     def replace(self, x: Tensor) -> Tensor:
+        return self._put(x, self.at + self.vpt.count)
+
+    def _put(self, x: Tensor, rest: int) -> Tensor:
         p = self.vpt.tokens(self.index, len(x)).to(x.dtype)
-        return torch.cat([x[:, : self.at], p, x[:, self.at + p.shape[1] :]], dim=1)
+        tokens = x.flatten(1, -2)
+        tokens = torch.cat([tokens[:, : self.at], p, tokens[:, rest:]], dim=1)
+        return tokens if x.ndim == 3 else tokens.unsqueeze(1)  # B N C, windowed B 1 N C
 
     def remove(self, x: Tensor) -> Tensor:
-        return torch.cat([x[:, : self.at], x[:, self.at + self.vpt.prompts.shape[1] :]], dim=1)
+        return torch.cat([x[:, : self.at], x[:, self.at + self.vpt.count :]], dim=1)
