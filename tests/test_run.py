@@ -227,7 +227,7 @@ def test_the_last_epoch_is_evaluated_whatever_val_every_is(images, tmp_path, cap
 
 
 def test_parameters_are_counted_before_training(images, tmp_path, monkeypatch):
-    """FSDP leaves a share of each in a process; it needs a GPU, so that is only imitated here."""
+    """FSDP leaves a share of each in a process."""
     fit = L.Trainer.fit
 
     def shard(self, task, *args, **options):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
 
 from vpeft import backbones
 from vpeft.config import Config, ConfigError, DataConfig, TrainConfig, resolve
@@ -15,7 +14,6 @@ from vpeft.tasks.timing import Timing, Waiting
     ("change", "sentence"),
     [
         ({"epochs": 5}, r"warmup_epochs is 10 and train.epochs is 5: .* --optim.warmup_epochs 0.5"),
-        ({"strategy": "fsdp", "accelerator": "cpu"}, "shards over GPUs and there is none here; use ddp"),
         ({"precision": "16-mixed", "accelerator": "cpu"}, "16-mixed needs a GPU; use bf16-mixed"),
         ({"selection": "best_val"}, "best_val chooses on val200"),
         ({"epochs": 0}, "train.epochs must be at least 1"),
@@ -31,7 +29,7 @@ def test_settings_that_cannot_work(change, sentence):
     [
         ({"ema": 0.9}, "no second set of weights"),
         ({"selection": "best_val"}, "no second set of weights"),
-        ({"clip": 1.0}, "cannot clip by the norm"),
+        ({"precision": "16-mixed"}, "has no scaler for 16-mixed"),
     ],
 )
 def test_what_fsdp_cannot_do_is_refused(change, sentence, monkeypatch):
@@ -39,17 +37,6 @@ def test_what_fsdp_cannot_do_is_refused(change, sentence, monkeypatch):
     config = Config(train=TrainConfig(strategy="fsdp", **change), data=DataConfig(split="train800"))
     with pytest.raises(ConfigError, match=sentence):
         check(config)
-
-
-def test_fsdp_keeps_the_original_parameters(tmp_path, monkeypatch):
-    """The groups of the optimiser need them. No more is tested here: FSDP needs a GPU."""
-    given = {}
-    monkeypatch.setattr("lightning.pytorch.Trainer", lambda **options: given.update(options))
-    config = Config(train=TrainConfig(strategy="fsdp"))
-    build_trainer(config, RunFolder(tmp_path / "run", "x"), Timing(Waiting()), [])
-    assert isinstance(given["strategy"], FSDPStrategy)
-    assert given["strategy"].kwargs["use_orig_params"] is True
-    assert given["plugins"] is None, "its own checkpoints"
 
 
 def test_best_val_needs_something_to_choose_from():

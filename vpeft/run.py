@@ -13,19 +13,18 @@ from typing import Any, cast
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from vpeft import backbones, methods, run_folder
+from vpeft import backbones, heads, methods, protocols, run_folder
 from vpeft.backbones import Backbone
 from vpeft.backbones.weights import check_file
 from vpeft.checkpoint import save_adapter
-from vpeft.config import Config, ConfigError, to_yaml
+from vpeft.config import Config, ConfigError, TrainConfig, to_yaml
 from vpeft.data import ClassificationData
 from vpeft.data.images import Interpolation
 from vpeft.data.locate import locate
 from vpeft.fetch import write_atomic
-from vpeft.heads import LinearHead
 from vpeft.record import describe, manifest, parameter_counts, plain_settings, result_row
 from vpeft.results import Row
 from vpeft.run_folder import RunFolder
@@ -88,6 +87,8 @@ def check(config: Config) -> None:
     """
     for _, sentence in mistakes(config):
         raise ConfigError(sentence)
+    if config.protocol is not None:
+        protocols.read(config.protocol, "protocol")
     train = config.train
     if train.selection == "best_val" and train.val_every > train.epochs:
         raise ConfigError(
@@ -95,12 +96,10 @@ def check(config: Config) -> None:
             f"that of the last of {train.epochs} epochs; lower it."
         )
     on_gpu = torch.cuda.is_available() and train.accelerator != "cpu"
-    if train.strategy == "fsdp" and not on_gpu:
-        raise ConfigError("train.strategy fsdp shards over GPUs and there is none here; use ddp, or auto.")
     if train.strategy == "fsdp" and (train.ema or train.selection == "best_val"):
         raise ConfigError("train.strategy fsdp keeps no second set of weights: leave out train.ema and best_val.")
-    if train.strategy == "fsdp" and train.clip is not None:
-        raise ConfigError("train.strategy fsdp cannot clip by the norm of all gradients: leave out train.clip.")
+    if train.strategy == "fsdp" and train.precision == "16-mixed":
+        raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
     if train.precision == "16-mixed" and not on_gpu:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
 
@@ -121,9 +120,9 @@ def normalization(name: str, backbone: Backbone) -> tuple[tuple[float, ...], tup
 def build_tuned(config: Config, backbone: Backbone, classes: Sequence[str]) -> Tuned:
     """Freeze a backbone and put the configured methods and head on it; their initialisation follows the seed."""
     torch.manual_seed(config.seed)  # whatever loading the backbone drew
+    backbone.normalization = normalization(config.normalization, backbone)
     attached = methods.build(config.method, backbone)
-    width = methods.feature_dim(backbone, attached)
-    head = LinearHead(width, len(classes), init=config.head.init, batch_norm=config.head.batch_norm)
+    head = heads.build(dataclasses.asdict(config.head), backbone, methods.feature_dim(backbone, attached), classes)
     return Tuned(backbone, attached, head, drop_path=config.drop_path)
 
 
@@ -135,10 +134,7 @@ def build_task(config: Config, backbone: Backbone, classes: Sequence[str]) -> Cl
 
 
 def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
-    """Lightning's Trainer of a configuration, with everything that writes into the run's folder.
-
-    FSDP needs a GPU: its tests construct this Trainer and do not run it.
-    """
+    """Lightning's Trainer of a configuration, with everything that writes into the run's folder."""
     settings = config.train
     callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite(), TestPictures()]
     on_screen = sys.stdout.isatty()
@@ -152,7 +148,7 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy=FSDPStrategy(use_orig_params=True) if settings.strategy == "fsdp" else settings.strategy,
+        strategy=_sharding(settings) if settings.strategy == "fsdp" else settings.strategy,
         precision=settings.precision,
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,
@@ -160,7 +156,7 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
         check_val_every_n_epoch=settings.val_every,
         callbacks=callbacks,
         logger=logger,
-        plugins=None if settings.strategy == "fsdp" else [AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints()],
         profiler=timing.waiting,
         deterministic=True,
         use_distributed_sampler=False,  # the data module's own sampler divides the images
@@ -170,6 +166,12 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
         enable_model_summary=False,
         default_root_dir=run.path,
     )
+
+
+def _sharding(settings: TrainConfig) -> ModelParallelStrategy:
+    """FSDP2 over all processes (on CPUs too, unlike Lightning's FSDPStrategy); checkpoints are whole."""
+    processes = settings.devices * settings.nodes
+    return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
 def _run(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from vpeft.config import OptimConfig, TrainConfig
 from vpeft.methods import Penalised, Preparing, Stepping
@@ -82,12 +83,12 @@ class Classification(L.LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        methods = [method for method in self.tuned.methods if isinstance(method, Preparing)]
-        if not methods:
+        preparing = [part for part in (*self.tuned.methods, self.tuned.head) if isinstance(part, Preparing)]
+        if not preparing:
             return
         self.eval()
-        for method in methods:
-            method.prepare(self.tuned, _Normalised(self), self.current_epoch)
+        for part in preparing:  # the head last: what it looks at is prompted
+            part.prepare(self.tuned, _Normalised(self), self.current_epoch)
         self.zero_grad(set_to_none=True)
         self.train()
 
@@ -135,6 +136,15 @@ class Classification(L.LightningModule):
         values = {"loss": result.loss, "accuracy": result.accuracy, "ece": result.ece}
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
+    def configure_model(self) -> None:
+        # Lightning asks before fitting and before testing; there is a mesh under train.strategy fsdp alone.
+        if self.device_mesh is None or isinstance(self.tuned, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for block in self.tuned.backbone.blocks:
+            fully_shard(block.module, mesh=mesh)
+        fully_shard(self.tuned, mesh=mesh)
+
     def configure_optimizers(self) -> Any:
         built = optimizer(parameter_groups(self.tuned.parameter_groups(), self.optim), self.optim)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -146,10 +156,11 @@ class Classification(L.LightningModule):
         kept = self._delta_keys()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
+        checkpoint["trained"] = sorted(kept)  # FSDP has taken the tensors out before on_load_checkpoint looks
         checkpoint["evaluation"] = vars(self.evaluation) if self.evaluation else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored, kept = set(checkpoint["state_dict"]), self._delta_keys()
+        stored, kept = set(checkpoint["trained"]), self._delta_keys()
         if stored != kept:
             raise ValueError(
                 f"The checkpoint does not fit this model: it lacks {sorted(kept - stored)[:3] or 'nothing'} and has "
