@@ -2,9 +2,10 @@
 
 A file states a recipe. Its optional `embedded:` section holds the values that replace those above it
 for the embedded tasks (while `data.root` is not given, or where `data.task` names one), so that the
-same file runs on the small suite that installs from published packages. The command line has the last
-word. What comes out is one resolved `Config` without that section; `to_yaml` writes it as a file that
-runs again as it is.
+same file runs on the small suite that installs from published packages. `--protocol NAME` lays the
+settings of configs/protocols/NAME.yaml over all that, its own `embedded:` section too; `protocol: NAME`
+in the file lays them under it. The command line has the last word. What comes out is one resolved
+`Config` without sections of that kind; `to_yaml` writes it as a file that runs again as it is.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any, Literal, get_origin, get_type_hints
 import jsonargparse
 import yaml
 
+from vpeft import protocols
 from vpeft.data.tables import EMBEDDED
-from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes
+from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes, values
 from vpeft.setting import Setting, alternatives, check_type, near, parse_types, quoted, schema
 from vpeft.yaml_file import load_yaml, read_yaml
 
@@ -90,12 +92,18 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
     Raises:
         ConfigError: The first mistake.
     """
-    tree = dict(tree)
-    embedded = _flatten(tree.pop("embedded", None), source, "embedded", "")
-    recipe = _flatten(tree, source)
+    file = _layer(tree, source)
     given = [item for key, text in overrides for item in _override(key, text)]
-    if _is_embedded(recipe | dict(given)):
-        recipe = _merge(recipe, embedded.items())
+    named = dict(given).get("protocol") or file[0].get("protocol")
+    over = "protocol" in dict(given)
+    layers = [file]
+    if named and named.value is not None:
+        protocol = _layer(protocols.read(named.value, named.source), str(protocols.file(named.value)))
+        layers.insert(1 if over else 0, protocol)
+    embedded = _is_embedded(file[0] | dict(given))
+    recipe: Settings = {}
+    for settings, on_embedded in layers:
+        recipe = _merge(recipe, [*settings.items(), *(on_embedded.items() if embedded else ())])
     settings = _merge(recipe, given)
     config = _build(settings, source)
     # Last, because the signatures of the methods cannot be read without importing torch.
@@ -108,6 +116,25 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
             raise ConfigError(f"{setting.source if setting else source}: {error}") from error
     config.method = _plain(methods.resolve(config.method))
     return config
+
+
+def departures(config: Config) -> dict[str, Any]:
+    """The settings in which a configuration departs from the protocol it names, by dotted key."""
+    if config.protocol is None:
+        return {}
+    source = str(protocols.file(config.protocol))
+    settings, on_embedded = _layer(protocols.read(config.protocol, "protocol"), source)
+    chosen = values(config)
+    if _is_embedded({key: Setting(value, source) for key, value in chosen.items()}):
+        settings = settings | on_embedded
+    return {key: chosen[key] for key, setting in settings.items() if chosen[key] != setting.value}
+
+
+def _layer(tree: Mapping[str, Any], source: str) -> tuple[Settings, Settings]:
+    """The settings of a file, and those of its `embedded:` section."""
+    tree = dict(tree)
+    embedded = _flatten(tree.pop("embedded", None), source, "embedded", "")
+    return _flatten(tree, source), embedded
 
 
 def _is_embedded(settings: Settings) -> bool:

@@ -12,7 +12,7 @@ import torch
 import vpeft
 from vpeft import methods
 from vpeft.backbones.weights import Weights
-from vpeft.config import Config
+from vpeft.config import Config, departures
 from vpeft.data import ClassificationData
 from vpeft.metrics import Evaluation
 from vpeft.results.row import Row, git_commit, now, versions
@@ -113,6 +113,7 @@ def result_row(
         id=run.id,
         date=now(),
         task=config.data.task,
+        protocol=_protocol(config),
         method=method_list(config),
         backbone=_backbone(config, task.tuned),
         head={"init": config.head.init, "batch_norm": config.head.batch_norm},
@@ -134,6 +135,10 @@ def result_row(
         git=git_commit(),
         folder=str(run.path),
     )
+
+
+def _protocol(config: Config) -> dict[str, Any] | None:
+    return {"name": config.protocol, "changed": departures(config)} if config.protocol else None
 
 
 def _backbone(config: Config, tuned: Tuned) -> dict[str, Any]:

@@ -147,6 +147,8 @@ class Config:
         seed: Of initialisation, order and dropout.
         output: Folder that receives one folder a run, and results.jsonl.
         name: The run's folder; None is made from task, method, backbone and seed.
+        protocol: One of configs/protocols. In a file its settings lie under those of the file, and with
+            `--protocol` over them.
     """
 
     method: dict[str, Any] | list[dict[str, Any]] = field(default_factory=lambda: {"name": "linear"})
@@ -162,6 +164,7 @@ class Config:
     seed: int = 0
     output: Path = Path("runs")
     name: str | None = None
+    protocol: str | None = None
 
 
 # What a value must be, by dotted key. Types are in the annotations above; lengths, rates and counts are here.

@@ -23,6 +23,7 @@ class Row(TypedDict):
         id: Of the run; a resumed run keeps it, so a run has one row.
         date: When the run ended, UTC, ISO 8601.
         task: Name of the data.
+        protocol: name of the one the run was given, and what it departs from, {dotted key: value}; None without one.
         method: List of method specs, every option written out.
         backbone: name, pretrained, image_size, drop_path, and weights {source, origin, sha256}.
         head: init and batch_norm.
@@ -48,6 +49,7 @@ class Row(TypedDict):
     id: str
     date: str
     task: str
+    protocol: dict[str, Any] | None
     method: list[dict[str, Any]]
     backbone: dict[str, Any]
     head: dict[str, Any]
