@@ -112,14 +112,34 @@ CASES: dict[str, Case] = {
         merges=True,
         structural=True,
     ),
+    "noah": Case({"name": "noah", "prompts": 3, "lora": 2, "adapter": 4}, "noah", identity=False, structural=True),
+    "noah_subnet": Case(
+        {"name": "noah", "prompts": 3, "lora": 0, "adapter": 4, "dropout": 0.0}, "noah without dropout", identity=False
+    ),
     "adaptformer": Case({"name": "adaptformer", "bottleneck": 8}, "adaptformer", structural=True),
     "adaptformer_norm": Case({"name": "adaptformer", "bottleneck": 8, "pre_norm": True}, "adaptformer"),
+    "vp": Case({"name": "vp", "size": 5}, "vp", identity=False, structural=True),
+    "vp_fixed_patch": Case({"name": "vp", "kind": "fixed_patch", "size": 9}, "vp", identity=False),
+    "vp_random_patch": Case({"name": "vp", "kind": "random_patch", "size": 9}, "vp", identity=False),
+    "vp_from_zero": Case({"name": "vp", "size": 5, "std": 0.0}, "vp"),
+    "evp": Case({"name": "evp", "size": 5}, "evp", identity=False, structural=True),
+    "ilm_vp": Case({"name": "ilm_vp", "inner": 49}, "ilm_vp", identity=False, structural=True),
+    "ilm_vp_border": Case({"name": "ilm_vp", "kind": "border", "inner": 48}, "ilm_vp with border"),
+    "dam_vp": Case({"name": "dam_vp", "prompts": 3, "size": 5}, "dam_vp", identity=False, structural=True),
 }
 
 # (backbone, case) -> what the refusal says
 REFUSED: dict[tuple[str, str], str] = {
     ("timm_swin", "vpt_project"): "grows wider from stage to stage",
     ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
+    ("open_clip", "noah"): "reads 'qkv' as a tensor",
+}
+
+# The subnet that NOAH publishes for CIFAR-100.
+NOAH_CIFAR100 = {
+    "prompts": [10, 5, 10, 1, 5, 1, 10, 1, 10, 5, 1, 10],
+    "lora": [10, 1, 5, 5, 1, 10, 1, 1, 1, 10, 1, 1],
+    "adapter": [5, 10, 10, 10, 5, 1, 1, 1, 10, 10, 10, 1],
 }
 
 # Trained parameters without the head on ViT-B/16 at 224 pixels: the table of the reference.
@@ -135,6 +155,12 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "adaptformer", "bottleneck": 8}, 156_768),
     ({"name": "lora"}, 294_912),
     ({"name": "lora", "targets": ["qkv"], "shared_a": True}, 294_912),
+    ({"name": "noah"}, 654_456),
+    ({"name": "noah", **NOAH_CIFAR100}, 320_330),
+    ({"name": "vp"}, 69_840),
+    ({"name": "evp"}, 150_528),  # 69,840 of them ever change
+    ({"name": "ilm_vp"}, 150_528),
+    ({"name": "dam_vp", "prompts": 1}, 69_840),
 ]
 
 
@@ -158,8 +184,17 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
     ({"name": "vpt", "prompts": 7, "deep": False}, lambda s: 7 * s.dim),
     ({"name": "adaptformer", "bottleneck": 5}, lambda s: s.depth * (2 * s.dim * 5 + 5 + s.dim)),
     ({"name": "lora", "rank": 3, "targets": ["fc1", "fc2"]}, lambda s: s.depth * 2 * 3 * (s.dim + s.hidden)),
+    (
+        {"name": "noah", "prompts": 7, "lora": 3, "adapter": 5},
+        lambda s: s.depth * (s.dim * (7 + 4 * 3 + 2 * 5 + 1) + 5),
+    ),
     ({"name": "layernorm"}, lambda s: 2 * s.dim * (2 * s.depth + 1)),
     ({"name": "bitfit"}, lambda s: s.dim * (2 + s.depth * 7) + s.depth * s.hidden),
+    ({"name": "vp", "size": 5}, lambda s: 6 * 5 * (2 * s.side - 10)),
+    ({"name": "vp", "kind": "fixed_patch", "size": 5}, lambda s: 3 * 5**2),
+    ({"name": "evp", "size": 5}, lambda s: 3 * s.side**2),
+    ({"name": "ilm_vp", "inner": 20}, lambda s: 3 * s.side**2),
+    ({"name": "dam_vp", "prompts": 4, "size": 5}, lambda s: 4 * 6 * 5 * (2 * s.side - 10)),
 ]
 
 PAIRS = [(b, m) for b in MODELS for m in CASES if (b, m) not in REFUSED]

@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 from vpeft.methods.adaptformer import AdaptFormer
 from vpeft.methods.bitfit import BitFit
+from vpeft.methods.dam_vp import DAMVP
+from vpeft.methods.evp import EVP
 from vpeft.methods.full import Full
+from vpeft.methods.ilm_vp import ILMVP
 from vpeft.methods.layernorm import LayerNormTuning
 from vpeft.methods.linear import Linear
 from vpeft.methods.lora import LoRA
+from vpeft.methods.noah import NOAH
 from vpeft.methods.partial import Partial
+from vpeft.methods.vp import VP
 from vpeft.methods.vpt import VPT
 
 if TYPE_CHECKING:
@@ -30,11 +35,16 @@ if TYPE_CHECKING:
 METHODS: dict[str, type[nn.Module]] = {
     "adaptformer": AdaptFormer,
     "bitfit": BitFit,
+    "dam_vp": DAMVP,
+    "evp": EVP,
     "full": Full,
+    "ilm_vp": ILMVP,
     "layernorm": LayerNormTuning,
     "linear": Linear,
     "lora": LoRA,
+    "noah": NOAH,
     "partial": Partial,
+    "vp": VP,
     "vpt": VPT,
 }
 

@@ -123,16 +123,17 @@ class LowRank(nn.Module):
         super().__init__()
         self.shared = down, dropout  # a tuple: LoRA owns them
         self.rows, self.out_dim, self.scale = rows, out_dim, scale
+        self.width: int | None = None  # of a subnet of NOAH's: how much of one rank acts
         self.up = nn.ParameterList(nn.Parameter(torch.zeros(part.stop - part.start, rank)) for part in rows)
 
     def a(self) -> Tensor:  # R in, or one R of each row group
         down, _ = self.shared
-        return down[0].weight if len(down) == 1 else torch.cat([a.weight for a in down])
+        return down[0].weight[: self.width] if len(down) == 1 else torch.cat([a.weight for a in down])
 
     def b(self) -> Tensor:  # out R, zero on rows that are not updated
         down, _ = self.shared
         if len(self.rows) == 1 and len(self.up[0]) == self.out_dim:
-            return self.up[0]
+            return self.up[0][:, : self.width]
         rank = self.up[0].shape[1]
         padded = []
         for index, (part, up) in enumerate(zip(self.rows, self.up, strict=True)):
