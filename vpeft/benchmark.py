@@ -1,4 +1,4 @@
-"""Step time and peak memory of methods on one backbone, as ratios within one run.
+"""Step time, arithmetic and peak memory of methods on one backbone, as ratios within one run.
 
 Machines drift, so models take turns round by round, medians are compared, and memory is the growth
 of a fresh process that runs one model alone.
@@ -19,6 +19,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vpeft.backbones import Backbone, create
 from vpeft.heads import LinearHead
@@ -72,11 +73,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one case: trained parameters, seconds of every round, and bytes of peak memory."""
+    """Of one case: trained parameters, seconds of every round, bytes of peak memory, operations of one step.
+
+    Operations are those of matrix products, convolutions and attention, forward and backward, as torch counts
+    them; elementwise work is not in them.
+    """
 
     parameters: int
     seconds: list[float]
     memory: int
+    flops: int
 
     @property
     def median(self) -> float:
@@ -86,10 +92,10 @@ class Measured:
 def bench(setting: Setting, cases: list[str], say: Callable[[str], None] = print) -> dict[str, Measured]:
     """Measure every case; `full` among them is what the others are compared with."""
     torch.set_num_threads(setting.threads)
-    memory = {}
+    memory, flops = {}, {}
     for case in cases:
-        memory[case] = peak_memory(setting, case)
-        say(f"{case}: peak memory {memory[case] / 2**20:.0f} MiB")
+        memory[case], flops[case] = footprint(setting, case)
+        say(f"{case}: peak memory {memory[case] / 2**20:.0f} MiB, {flops[case] / 1e9:.0f} GFLOP a step")
     steps = {case: Step(setting, case) for case in cases}
     seconds: dict[str, list[float]] = {case: [] for case in cases}
     for turn in range(setting.rounds + 1):
@@ -98,7 +104,7 @@ def bench(setting: Setting, cases: list[str], say: Callable[[str], None] = print
             if turn:
                 seconds[case].append(elapsed)
         say(f"round {turn} of {setting.rounds} done")
-    return {case: Measured(steps[case].parameters, seconds[case], memory[case]) for case in cases}
+    return {case: Measured(steps[case].parameters, seconds[case], memory[case], flops[case]) for case in cases}
 
 
 class Step:
@@ -145,28 +151,32 @@ def model_of(case: Mapping[str, Any], body: Backbone) -> nn.Module:
     return nn.Sequential(adapted, LinearHead(body.dim, CLASSES))
 
 
-def peak_memory(setting: Setting, case: str) -> int:
-    """Bytes that a fresh process gains from before the model is built to the peak of its second step."""
+def footprint(setting: Setting, case: str) -> tuple[int, int]:
+    """Bytes that a fresh process gains from before the model is built to the peak of its second step; operations."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_peak_memory, (setting, case))
+        return pool.apply(_footprint, (setting, case))
 
 
-def _peak_memory(setting: Setting, case: str) -> int:
+def _footprint(setting: Setting, case: str) -> tuple[int, int]:
     torch.set_num_threads(setting.threads)
     if setting.device == "cuda":
         step = Step(setting, case)
         torch.cuda.reset_peak_memory_stats()
         for _ in range(2):
             step()
-        return torch.cuda.max_memory_allocated()
-    model_of(CASES[case], create("test_vit", "none"))  # what importing costs is not the method's
-    gc.collect()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = Step(setting, case)
-    for _ in range(2):
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        model_of(CASES[case], create("test_vit", "none"))  # what importing costs is not the method's
+        gc.collect()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step = Step(setting, case)
+        for _ in range(2):
+            step()
+        memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    with FlopCounterMode(display=False) as counter:
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return memory, counter.get_total_flops()
 
 
 def merged_inference(setting: Setting) -> tuple[float, float]:
@@ -203,13 +213,14 @@ def table(measured: Mapping[str, Measured]) -> str:
     """Markdown: every case against full fine-tuning, and peft's LoRA against ours."""
     full = measured["full"]
     lines = [
-        "| case | trained parameters | step, s | time / full | peak memory, MiB | memory / full |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| case | trained parameters | step, s | time / full | operations / full | peak memory, MiB | memory / full |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for case, m in measured.items():
         time_ratio = statistics.median(a / b for a, b in zip(m.seconds, full.seconds, strict=True))
         lines.append(
-            f"| {case} | {m.parameters:,} | {m.median:.2f} | {time_ratio:.2f} | {m.memory / 2**20:,.0f} "
+            f"| {case} | {m.parameters:,} | {m.median:.2f} | {time_ratio:.2f} "
+            f"| {m.flops / full.flops:.2f} | {m.memory / 2**20:,.0f} "
             f"| {m.memory / full.memory:.2f} |"
         )
     for ours, theirs in (("lora-qkv", "peft-lora-qkv"), ("lora-all", "peft-lora-all")):
