@@ -133,8 +133,13 @@ def departures(config: Config) -> dict[str, Any]:
 def _layer(tree: Mapping[str, Any], source: str) -> tuple[Settings, Settings]:
     """The settings of a file, and those of its `embedded:` section."""
     tree = dict(tree)
-    embedded = _flatten(tree.pop("embedded", None), source, "embedded", "")
-    return _flatten(tree, source), embedded
+    embedded = _flatten(_without_search(tree.pop("embedded", None)), source, "embedded", "")
+    return _flatten(_without_search(tree), source), embedded
+
+
+def _without_search(tree: Any) -> Any:
+    """All but the section that `vpeft.search` reads."""
+    return {key: value for key, value in tree.items() if key != "search"} if isinstance(tree, Mapping) else tree
 
 
 def _is_embedded(settings: Settings) -> bool:

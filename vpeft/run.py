@@ -60,23 +60,33 @@ def train(config: Config) -> Mapping[str, Any]:
         FloatingPointError: The loss or a trained weight is no longer a number.
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
-    check(config)
-    # What the data is called, not what it was asked for as: one's own folder does not bear a published task's name.
-    data_config = dataclasses.replace(config.data, task=_task_of(config))
-    config = dataclasses.replace(config, method=methods.resolve(config.method), data=data_config)
+    config = complete(config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
         print(f"{run.path} is finished already; its row is returned as it is.")
         return run.result
     timing = Timing(Waiting())
+    task, data = assemble(config)
+    run = run or new_run(config)
+    return _run(config, run, task, data, timing)
+
+
+def complete(config: Config) -> Config:
+    """The configuration after `check`, with every option of its methods and its data under the data's own name."""
+    check(config)
+    # What the data is called, not what it was asked for as: one's own folder does not bear a published task's name.
+    data = dataclasses.replace(config.data, task=_task_of(config))
+    return dataclasses.replace(config, method=methods.resolve(config.method), data=data)
+
+
+def assemble(config: Config) -> tuple[Classification, ClassificationData]:
+    """What a configuration trains, and on what; nothing has been written yet."""
     _quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = backbones.create(*_backbone_spec(config))
     interpolation = cast(Interpolation, backbone.interpolation)
     data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed)
-    task = build_task(config, backbone, data.classes)
-    run = run or _new_run(config)
-    return _run(config, run, task, data, timing)
+    return build_task(config, backbone, data.classes), data
 
 
 def check(config: Config) -> None:
@@ -219,7 +229,7 @@ def _save(
     print_summary(row, saved)
 
 
-def _new_run(config: Config) -> RunFolder:
+def new_run(config: Config) -> RunFolder:
     """A fresh folder, made by the first process alone; the others write nothing."""
     if getattr(rank_zero_only, "rank", 0) != 0:
         return RunFolder(config.output / (config.name or run_folder.default_name(config)), "")

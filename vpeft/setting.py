@@ -72,16 +72,16 @@ def check_type(key: str, label: str, setting: Setting) -> None:
     if not fits:
         near_by = difflib.get_close_matches(str(value), get_args(kind), n=1) if get_origin(kind) is Literal else []
         hint = f"; did you mean '{near_by[0]}'?" if near_by else ""
-        raise ConfigError(f"{setting.source}: {label} must be {_words(kind)}, not {quoted(value)}{hint}")
+        raise ConfigError(f"{setting.source}: {label} must be {words(kind)}, not {quoted(value)}{hint}")
 
 
-def _words(kind: Any) -> str:
+def words(kind: Any) -> str:
     """A type as an error names it: `a whole number or null`."""
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if get_origin(kind) is list:
-        return f"a list of {_words(get_args(kind)[0]).removeprefix('a ')}s"
-    return " or ".join("null" if one is type(None) else _TYPES.get(one) or _words(one) for one in alternatives(kind))
+        return f"a list of {words(get_args(kind)[0]).removeprefix('a ')}s"
+    return " or ".join("null" if one is type(None) else _TYPES.get(one) or words(one) for one in alternatives(kind))
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
