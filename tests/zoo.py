@@ -112,12 +112,41 @@ CASES: dict[str, Case] = {
         merges=True,
         structural=True,
     ),
+    "lion": Case({"name": "lion", "rank": 4}, "lion", structural=True),
     "noah": Case({"name": "noah", "prompts": 3, "lora": 2, "adapter": 4}, "noah", identity=False, structural=True),
     "noah_subnet": Case(
         {"name": "noah", "prompts": 3, "lora": 0, "adapter": 4, "dropout": 0.0}, "noah without dropout", identity=False
     ),
+    "lora_fa": Case({"name": "lora_fa", "rank": 4}, "lora_fa", merges=True, structural=True),
+    "dora": Case({"name": "dora", "rank": 4}, "dora", merges=True, structural=True),
+    "dora_all": Case({"name": "dora", "rank": 4, "targets": ["qkv", "proj", "fc1", "fc2"]}, "dora", merges=True),
+    "adalora": Case({"name": "adalora", "rank": 6, "target_rank": 4}, "adalora", merges=True, structural=True),
+    "fishmask": Case({"name": "fishmask", "share": 0.02}, "fishmask", merges=True, structural=True),
+    "bi_adapter": Case({"name": "bi_adapter", "bottleneck": 8}, "bi_adapter", identity=False, structural=True),
+    "bi_adapter_4": Case({"name": "bi_adapter", "bottleneck": 8, "bits": 4}, "bi_adapter", identity=False),
     "adaptformer": Case({"name": "adaptformer", "bottleneck": 8}, "adaptformer", structural=True),
     "adaptformer_norm": Case({"name": "adaptformer", "bottleneck": 8, "pre_norm": True}, "adaptformer"),
+    # Near the backbone at the start, and not it, unless `up` starts as zero.
+    "houlsby": Case({"name": "houlsby", "bottleneck": 4}, "houlsby", identity=False, structural=True),
+    "pfeiffer": Case({"name": "pfeiffer", "bottleneck": 4}, "pfeiffer", identity=False, structural=True),
+    "pfeiffer_stream": Case(
+        {"name": "pfeiffer", "bottleneck": 4, "reads": "stream", "norm": True, "init_std": 0.02},
+        "pfeiffer",
+        identity=False,
+    ),
+    "adapter_plus": Case({"name": "adapter_plus", "bottleneck": 4}, "adapter_plus", identity=False, structural=True),
+    "adapter_plus_pre": Case(
+        {"name": "adapter_plus", "bottleneck": 4, "position": "pre"}, "adapter_plus", identity=False
+    ),
+    # The last block's ReLUs see few tokens that matter, and may all be shut at one step.
+    "parallel": Case({"name": "parallel", "bottleneck": 8, "attention": True}, "parallel", steps=3, structural=True),
+    "parallel_stream": Case({"name": "parallel", "bottleneck": 8, "pre_norm": False}, "parallel", steps=3),
+    "compacter": Case({"name": "compacter", "bottleneck": 8}, "compacter", identity=False, structural=True),
+    "compacter_mlp": Case(
+        {"name": "compacter", "bottleneck": 8, "products": 2, "rank": 2, "attention": False},
+        "compacter",
+        identity=False,
+    ),
     "vp": Case({"name": "vp", "size": 5}, "vp", identity=False, structural=True),
     "vp_fixed_patch": Case({"name": "vp", "kind": "fixed_patch", "size": 9}, "vp", identity=False),
     "vp_random_patch": Case({"name": "vp", "kind": "random_patch", "size": 9}, "vp", identity=False),
@@ -126,10 +155,33 @@ CASES: dict[str, Case] = {
     "ilm_vp": Case({"name": "ilm_vp", "inner": 49}, "ilm_vp", identity=False, structural=True),
     "ilm_vp_border": Case({"name": "ilm_vp", "kind": "border", "inner": 48}, "ilm_vp with border"),
     "dam_vp": Case({"name": "dam_vp", "prompts": 3, "size": 5}, "dam_vp", identity=False, structural=True),
+    # The official start is near the backbone and not the backbone; init_std 0 is the paper's text.
+    "ssf": Case({"name": "ssf"}, "ssf", identity=False, merges=True, structural=True),
+    "ssf_identity": Case({"name": "ssf", "init_std": 0.0}, "ssf", merges=True),
+    "ia3": Case({"name": "ia3"}, "ia3", merges=True, structural=True),
+    "difffit": Case({"name": "difffit"}, "difffit", merges=True, structural=True),
+    "repadapter": Case({"name": "repadapter", "bottleneck": 4}, "repadapter", merges=True, structural=True),
+    "repadapter_attn": Case(
+        {"name": "repadapter", "bottleneck": 4, "groups": 1, "mlp": False}, "repadapter", merges=True
+    ),
+    "krona": Case({"name": "krona"}, "krona", merges=True, structural=True),
+    "krona_all": Case(
+        {"name": "krona", "targets": ["qkv", "proj", "fc1", "fc2"], "factor": 2, "scale": 0.5}, "krona", merges=True
+    ),
+    "vqt": Case({"name": "vqt", "queries": 2, "dropout": 0.0}, "vqt", identity=False, structural=True),
+    "vqt_weighted": Case({"name": "vqt", "queries": 2, "weighted": True}, "vqt", identity=False),
+    "dtl": Case({"name": "dtl", "first": 1}, "dtl", identity=False, structural=True),
+    "dtl_own": Case({"name": "dtl", "first": 0, "pool": "own"}, "dtl"),
+    "dtl_plus": Case({"name": "dtl", "first": 0, "kernel": 3}, "dtl", identity=False, structural=True),
+    "lst": Case({"name": "lst"}, "lst", identity=False, structural=True),
+    "lst_residual": Case({"name": "lst", "residual": True, "init": "random"}, "lst", identity=False),
+    "prefix": Case({"name": "prefix", "prefixes": 3}, "prefix", identity=False, structural=True),
 }
 
 # (backbone, case) -> what the refusal says
 REFUSED: dict[tuple[str, str], str] = {
+    ("timm_swin", "vqt"): "within windows",
+    ("timm_swin", "vqt_weighted"): "within windows",
     ("timm_swin", "vpt_project"): "grows wider from stage to stage",
     ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
     ("open_clip", "noah"): "reads 'qkv' as a tensor",
@@ -144,6 +196,11 @@ NOAH_CIFAR100 = {
 
 # Trained parameters without the head on ViT-B/16 at 224 pixels: the table of the reference.
 COUNTS: list[tuple[dict[str, Any], int]] = [
+    ({"name": "vqt"}, 9_216),
+    ({"name": "dtl"}, 36_864),
+    ({"name": "dtl", "kernel": 3}, 43_776),
+    ({"name": "lst"}, 2_376_492),  # 2.38 M in DTL's comparison
+    ({"name": "prefix"}, 184_320),
     ({"name": "linear"}, 0),
     ({"name": "full"}, 85_798_656),
     ({"name": "bitfit"}, 102_912),
@@ -153,8 +210,26 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "vpt"}, 460_800),
     ({"name": "adaptformer"}, 1_189_632),
     ({"name": "adaptformer", "bottleneck": 8}, 156_768),
+    ({"name": "houlsby"}, 313_536),
+    ({"name": "pfeiffer"}, 156_768),
+    ({"name": "adapter_plus"}, 165_984),
+    ({"name": "parallel"}, 304_320),
+    ({"name": "parallel", "bottleneck": 8}, 156_768),
+    ({"name": "compacter"}, 57_088),
     ({"name": "lora"}, 294_912),
     ({"name": "lora", "targets": ["qkv"], "shared_a": True}, 294_912),
+    ({"name": "lora_fa"}, 147_456),
+    ({"name": "dora"}, 313_344),
+    ({"name": "adalora"}, 442_656),
+    ({"name": "bi_adapter"}, 589_824),
+    ({"name": "fishmask"}, 428_232),
+    ({"name": "ssf"}, 205_824),
+    ({"name": "ia3"}, 55_296),
+    ({"name": "difffit"}, 140_544),
+    ({"name": "repadapter"}, 239_808),
+    ({"name": "repadapter", "mlp": False}, 119_904),
+    ({"name": "krona"}, 38_400),
+    ({"name": "lion"}, 100_416),
     ({"name": "noah"}, 654_456),
     ({"name": "noah", **NOAH_CIFAR100}, 320_330),
     ({"name": "vp"}, 69_840),
@@ -177,19 +252,66 @@ class Shape:
 
 SHAPES = [Shape(64, 3, 8, 256, 32), Shape(48, 2, 16, 96, 64), Shape(96, 5, 14, 288, 56)]
 
+
+def ladder(s: Shape, w: int, m: int) -> int:
+    block = 4 * w**2 + 2 * w * m + 9 * w + m + 1
+    return s.depth * block + (s.depth + 1) * (s.dim + 1) * w + 2 * w + (w + 1) * s.dim
+
+
 # The formula in each method's docstring, at an entry of that method.
 FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
+    ({"name": "vqt", "queries": 3, "weighted": True}, lambda s: s.depth * 3 * (s.dim + 1)),
+    ({"name": "dtl", "rank": 3, "kernel": 5}, lambda s: 6 * s.depth * s.dim + 25 * s.dim),
+    ({"name": "lst"}, lambda s: ladder(s, s.dim // 8, s.hidden // 8)),
+    ({"name": "prefix", "prefixes": 3}, lambda s: 6 * s.depth * s.dim),
     ({"name": "linear"}, lambda s: 0),
     ({"name": "vpt", "prompts": 7}, lambda s: s.depth * 7 * s.dim),
     ({"name": "vpt", "prompts": 7, "deep": False}, lambda s: 7 * s.dim),
     ({"name": "adaptformer", "bottleneck": 5}, lambda s: s.depth * (2 * s.dim * 5 + 5 + s.dim)),
+    ({"name": "houlsby", "bottleneck": 5}, lambda s: 2 * s.depth * (2 * s.dim * 5 + 5 + s.dim)),
+    ({"name": "pfeiffer", "bottleneck": 5}, lambda s: s.depth * (2 * s.dim * 5 + 5 + s.dim)),
+    ({"name": "pfeiffer", "bottleneck": 5, "norm": True}, lambda s: s.depth * (2 * s.dim * 5 + 5 + 3 * s.dim)),
+    ({"name": "adapter_plus", "bottleneck": 5}, lambda s: s.depth * (2 * s.dim * 5 + 5 + 2 * s.dim)),
+    ({"name": "parallel", "bottleneck": 5}, lambda s: s.depth * (2 * s.dim * 5 + 5 + s.dim)),
+    ({"name": "parallel", "bottleneck": 5, "attention": True}, lambda s: 2 * s.depth * (2 * s.dim * 5 + 5 + s.dim)),
+    (
+        {"name": "compacter", "bottleneck": 12, "products": 4, "rank": 2},
+        lambda s: 4**3 + 2 * s.depth * 5 * (s.dim + 12),
+    ),
+    (
+        {"name": "compacter", "bottleneck": 12, "attention": False},
+        lambda s: 4**3 + s.depth * 3 * (s.dim + 12),
+    ),
     ({"name": "lora", "rank": 3, "targets": ["fc1", "fc2"]}, lambda s: s.depth * 2 * 3 * (s.dim + s.hidden)),
+    ({"name": "lion", "rank": 5}, lambda s: 2 * 5 * (2 * s.dim + 5 + 1)),
     (
         {"name": "noah", "prompts": 7, "lora": 3, "adapter": 5},
         lambda s: s.depth * (s.dim * (7 + 4 * 3 + 2 * 5 + 1) + 5),
     ),
     ({"name": "layernorm"}, lambda s: 2 * s.dim * (2 * s.depth + 1)),
+    ({"name": "lora_fa", "rank": 3, "targets": ["qkv", "fc1"]}, lambda s: s.depth * 3 * (3 * s.dim + s.hidden)),
+    (
+        {"name": "dora", "rank": 3, "targets": ["q", "fc2"]},
+        lambda s: s.depth * (3 * (3 * s.dim + s.hidden) + 2 * s.dim),
+    ),
+    (
+        {"name": "adalora", "rank": 3, "target_rank": 2, "targets": ["v", "fc1"]},
+        lambda s: s.depth * 3 * (3 * s.dim + s.hidden + 2),
+    ),
+    ({"name": "bi_adapter", "bottleneck": 5}, lambda s: 2 * s.depth * s.dim * 5),
+    (
+        {"name": "fishmask", "share": 0.25},
+        lambda s: (s.dim * (3 * s.patch**2 + 3 + s.depth * (4 * s.dim + 9 + 2 * s.hidden)) + s.depth * s.hidden) // 4,
+    ),
     ({"name": "bitfit"}, lambda s: s.dim * (2 + s.depth * 7) + s.depth * s.hidden),
+    ({"name": "ssf"}, lambda s: 4 * s.dim + s.depth * (14 * s.dim + 2 * s.hidden)),
+    ({"name": "ia3"}, lambda s: s.depth * (2 * s.dim + s.hidden)),
+    ({"name": "difffit"}, lambda s: s.dim * (11 * s.depth + 3) + s.depth * s.hidden),
+    (
+        {"name": "repadapter", "bottleneck": 12, "groups": 4},
+        lambda s: 2 * s.depth * (12 * s.dim + 12 + 3 * s.dim + s.dim),
+    ),
+    ({"name": "krona", "factor": 4}, lambda s: 2 * s.depth * (4 * 4 + (s.dim // 4) ** 2)),
     ({"name": "vp", "size": 5}, lambda s: 6 * 5 * (2 * s.side - 10)),
     ({"name": "vp", "kind": "fixed_patch", "size": 5}, lambda s: 3 * 5**2),
     ({"name": "evp", "size": 5}, lambda s: 3 * s.side**2),

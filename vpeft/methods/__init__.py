@@ -14,38 +14,78 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_origin, get_
 
 from torch import Tensor, nn
 
+from vpeft.methods.adalora import AdaLoRA
+from vpeft.methods.adapter_plus import AdapterPlus
 from vpeft.methods.adaptformer import AdaptFormer
+from vpeft.methods.bi_adapter import BiAdapter
 from vpeft.methods.bitfit import BitFit
+from vpeft.methods.compacter import Compacter
 from vpeft.methods.dam_vp import DAMVP
+from vpeft.methods.difffit import DiffFit
+from vpeft.methods.dora import DoRA
+from vpeft.methods.dtl import DTL
 from vpeft.methods.evp import EVP
+from vpeft.methods.fishmask import FishMask
 from vpeft.methods.full import Full
+from vpeft.methods.houlsby import Houlsby
+from vpeft.methods.ia3 import IA3
 from vpeft.methods.ilm_vp import ILMVP
+from vpeft.methods.krona import KronA
 from vpeft.methods.layernorm import LayerNormTuning
 from vpeft.methods.linear import Linear
+from vpeft.methods.lion import LION
 from vpeft.methods.lora import LoRA
+from vpeft.methods.lora_fa import LoRAFA
+from vpeft.methods.lst import LST
 from vpeft.methods.noah import NOAH
+from vpeft.methods.parallel import Parallel
 from vpeft.methods.partial import Partial
+from vpeft.methods.pfeiffer import Pfeiffer
+from vpeft.methods.prefix import Prefix
+from vpeft.methods.repadapter import RepAdapter
+from vpeft.methods.ssf import SSF
 from vpeft.methods.vp import VP
 from vpeft.methods.vpt import VPT
+from vpeft.methods.vqt import VQT
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
     from vpeft.tuned import Tuned
 
 METHODS: dict[str, type[nn.Module]] = {
+    "adalora": AdaLoRA,
+    "adapter_plus": AdapterPlus,
     "adaptformer": AdaptFormer,
+    "bi_adapter": BiAdapter,
     "bitfit": BitFit,
+    "compacter": Compacter,
     "dam_vp": DAMVP,
+    "difffit": DiffFit,
+    "dora": DoRA,
+    "dtl": DTL,
     "evp": EVP,
+    "fishmask": FishMask,
     "full": Full,
+    "houlsby": Houlsby,
+    "ia3": IA3,
     "ilm_vp": ILMVP,
+    "krona": KronA,
     "layernorm": LayerNormTuning,
     "linear": Linear,
+    "lion": LION,
     "lora": LoRA,
+    "lora_fa": LoRAFA,
+    "lst": LST,
     "noah": NOAH,
+    "parallel": Parallel,
     "partial": Partial,
+    "pfeiffer": Pfeiffer,
+    "prefix": Prefix,
+    "repadapter": RepAdapter,
+    "ssf": SSF,
     "vp": VP,
     "vpt": VPT,
+    "vqt": VQT,
 }
 
 
@@ -106,6 +146,23 @@ class Penalised(Protocol):
 
     def penalty(self) -> Tensor:
         """The term, a scalar."""
+        ...
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """A method whose adapter is smaller in another form than its tensors."""
+
+    def pack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a file holds of the method.
+
+        Args:
+            state: The method's own `state_dict`, on the CPU.
+        """
+        ...
+
+    def unpack(self, packed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A `state_dict` with which the method computes, to the bit, what it did when it was packed."""
         ...
 
 
