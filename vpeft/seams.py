@@ -1,13 +1,17 @@
 """The places where a method may touch a frozen backbone, and every hook of this project.
 
     pixels   the image before the patch embedding                 Backbone.edit_pixels(f)
+             features of the image without such edits             Backbone.look(images)
     tokens   the sequence entering or leaving a block             Block.before(f), Block.after(f)
              the sequence leaving the last block                  Backbone.before_finish(f)
     branch   y in  x + y,  y = f(norm(x))                          Branch.edit(f),  f(x, h, y) -> y
              h = norm(x), what the branch reads                    Branch.edit_input(f),  f(x, h) -> h
-    affine   y = W x + b                                           Affine.edit(update)
-             the x of it                                           Affine.edit_input(f)
+    affine   y = W x + b                                           Affine.edit(update), .merge(update)
+             W and b while y is computed                          Affine.replace(update)
+             the x of it                                           Affine.edit_input(f), .merge_input(M, c)
     query    tokens that read a block's keys and values            Block.attend(queries, context)
+             the block's whole path for them                       Block.query(queries, Block.keys_values(x))
+    keys     further keys and values in a block's attention        Block.add_keys(count, f),  f() -> k, v
     stage    the loop over blocks, written in the open             Backbone.embed, blocks, finish, pool
     features what the head will see                                Backbone.edit_features(f), read_with(f)
 
@@ -20,13 +24,15 @@ B H W C, and as B 1 N C once a method has put prompts before them; `Block.split`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from vpeft.attention import Cross, InRows, KeysValues, MoreKeys, Rest
 
 TokenEdit = Callable[[Tensor], Tensor]
 BranchEdit = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -77,7 +83,14 @@ class Branch:
         return (y, *rest) if rest else y
 
 
-class Update(Protocol):
+class Merged(Protocol):
+    """A change of one affine map, stated on its weight and bias."""
+
+    def weight(self, w: Tensor) -> Tensor: ...
+    def bias(self, b: Tensor) -> Tensor: ...
+
+
+class Update(Merged, Protocol):
     """A change of one affine map, stated twice: on its output, and on its weight and bias.
 
     The two must agree. Training uses `output`, which needs no gradient of the full weight; merging
@@ -85,8 +98,6 @@ class Update(Protocol):
     """
 
     def output(self, x: Tensor, y: Tensor) -> Tensor: ...
-    def weight(self, w: Tensor) -> Tensor: ...
-    def bias(self, b: Tensor) -> Tensor: ...
 
 
 @dataclass
@@ -99,6 +110,9 @@ class Affine:
         bias: Name of b in `owner`.
         called: False where torch reads W as a tensor, so that no forward hook ever fires.
         channels: Axis of `y` that holds the outputs.
+        absorbs: What is added to `y` right afterwards and can take a shift of it where there is no bias:
+            an owner, the name of its tensor (..., N, out), and the first of the N rows that meet a `y`.
+        updates: What has been attached so far, in order.
     """
 
     owner: nn.Module
@@ -106,19 +120,51 @@ class Affine:
     bias: str = "bias"
     called: bool = True
     channels: int = -1
+    absorbs: tuple[nn.Module, str, int] | None = None
+    updates: list[Merged] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of W: (out, in, ...), or (out,) for a norm."""
         return tuple(getattr(self.owner, self.weight).shape)
 
+    @property
+    def scalable(self) -> bool:
+        """Whether an update of y reaches all of y: not where torch reads W and keeps biases elsewhere."""
+        return self.called or getattr(self.owner, self.bias) is not None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """W and b as they are stored, by role; b only where there is one."""
+        found = {role: _stored(self.owner, name) for role, name in self._names().items()}
+        return {role: tensor for role, tensor in found.items() if tensor is not None}
+
+    def _names(self) -> dict[str, str]:
+        return {"weight": self.weight, "bias": self.bias}
+
     def edit(self, update: Update) -> None:
+        self.updates.append(update)
         if self.called:
             self.owner.register_forward_hook(_OnOutput(update, self.channels))
-            return
-        for name, which in ((self.weight, "weight"), (self.bias, "bias")):
+        else:
+            self._parametrize(update)
+
+    def replace(self, update: Merged) -> None:
+        """Compute y with update.weight(W) and update.bias(b) while training too.
+
+        For changes that have no cheaper form on the output, and for norms. The keys of W and b stay.
+        """
+        self.updates.append(update)
+        if self.called:
+            tensors = _OnTensors(update, self._names())
+            self.owner.register_forward_pre_hook(tensors.enter)
+            self.owner.register_forward_hook(tensors.leave, always_call=True)
+        else:
+            self._parametrize(update)
+
+    def _parametrize(self, update: Merged) -> None:
+        for role, name in self._names().items():
             if getattr(self.owner, name) is not None:
-                parametrize.register_parametrization(self.owner, name, _OnTensor(update, which))
+                parametrize.register_parametrization(self.owner, name, _OnTensor(update, role))
 
     def edit_input(self, edit: TokenEdit) -> None:
         """Change x in y = W x + b.
@@ -134,17 +180,28 @@ class Affine:
         self.owner.register_forward_pre_hook(_OnInput(edit))
 
     @torch.no_grad()
-    def merge(self, update: Update) -> None:
+    def merge(self, update: Merged) -> None:
         """Write the update into W and b, in place."""
         w, b = _stored(self.owner, self.weight), _stored(self.owner, self.bias)
         w.copy_(update.weight(w))
         if b is not None:
             b.copy_(update.bias(b))
-        elif update.bias(w.new_zeros(len(w))).any():
+            return
+        shift = update.bias(w.new_zeros(len(w)))
+        if self.absorbs is not None:
+            owner, name, first = self.absorbs
+            getattr(owner, name)[..., first:, :] += shift
+        elif shift.any():
             raise ValueError(
                 f"This method adds a bias to a {type(self.owner).__name__} that has none, so it cannot be merged "
                 "into the backbone's own weights. Use the adapter unmerged."
             )
+
+
+    @torch.no_grad()
+    def merge_input(self, matrix: Tensor, shift: Tensor) -> None:
+        """Write x -> matrix x + shift, a change of what the map reads, into W and b, in place."""
+        self.merge(_OfInput(matrix, _stored(self.owner, self.weight) @ shift))
 
 
 def _stored(owner: nn.Module, name: str) -> Any:
@@ -173,8 +230,41 @@ class _OnInput:
         return (self.edit(args[0]), *args[1:])
 
 
+@dataclass
+class _OfInput:
+    matrix: Tensor
+    shift: Tensor  # W c, of the W before it is changed
+
+    def weight(self, w: Tensor) -> Tensor:
+        return w @ self.matrix
+
+    def bias(self, b: Tensor) -> Tensor:
+        return b + self.shift
+
+
+@dataclass
+class _OnTensors:
+    """The changed tensors stand in for the stored ones from the call of the owner to its return."""
+
+    update: Merged
+    names: dict[str, str]
+    stored: dict[str, Any] = field(default_factory=dict)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        for role, name in self.names.items():
+            tensor = module._parameters[name]
+            if tensor is not None:
+                self.stored[name] = tensor
+                module._parameters[name] = getattr(self.update, role)(tensor)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        for name, tensor in self.stored.items():
+            module._parameters[name] = tensor
+        self.stored.clear()
+
+
 class _OnTensor(nn.Module):
-    def __init__(self, update: Update, which: str) -> None:
+    def __init__(self, update: Merged, which: str) -> None:
         super().__init__()
         self._change = [getattr(update, which)]  # in a list: the method, not the backbone, owns the update
 
@@ -194,12 +284,17 @@ class Block:
         module: The backbone's own block.
         attn: Its attention branch.
         mlp: Its MLP branch.
-        affines: Its affine maps by role: norm1 qkv q k v proj norm2 fc1 fc2.
+        affines: Its affine maps by role: norm1 qkv q k v proj norm2 fc1 fc2, and gate where attention has one.
         dim: Width C.
         grid: Height and width of its patch grid.
         prefix: Tokens before the patches; a method that adds some calls `grow_prefix`.
         windowed: Whether attention stays within windows, and tokens come as B H W C.
-        cross: Attention of given queries over given context, both normalised: `(q, kv) -> y`.
+        pads: Whether windows are filled up with zeros after norm1, which are no tokens.
+        heads: Of its attention.
+        attention: The module that is its attention.
+        cross: That attention, for given queries over given context.
+        rest: What follows the attention.
+        place: Teaches the attention of that many more tokens that have no place in the grid.
         extra: Further arguments of `module`, asked for at each call (rotary position embeddings).
         counts_prefix: Module whose `num_prefix_tokens` must follow `prefix` (rotary attention).
     """
@@ -212,11 +307,17 @@ class Block:
     grid: tuple[int, int]
     prefix: int = 0
     windowed: bool = False
-    cross: Callable[[Tensor, Tensor], Tensor] | None = None
+    pads: bool = False
+    heads: int = 1
+    attention: Any = None
+    cross: Cross | None = None
+    rest: Rest | None = None
+    place: Callable[[int], None] | None = None
     extra: Callable[[], dict[str, Any]] | None = None
     counts_prefix: Any = None
     _before: list[TokenEdit] = field(default_factory=list)
     _after: list[TokenEdit] = field(default_factory=list)
+    _keys: MoreKeys = field(default_factory=MoreKeys)
 
     def __call__(self, x: Tensor) -> Tensor:
         for edit in self._before:
@@ -254,12 +355,55 @@ class Block:
         Both are normalised (norm1) already. The context does not see the queries. Rotary position
         embeddings rotate the context's patches; queries carry no position.
         """
+        return self._cross().read(queries, self._cross().context(context))
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Keys and values of tokens [B N C] entering this block, for `query`."""
+        return self._cross().context(self.attn.opens.forward(x))
+
+    def query(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """What this block makes of queries [B T C], tokens like any others that its own tokens do not see.
+
+        They pass the frozen block; what other methods do in its branches is for its own tokens.
+        """
+        assert self.rest is not None, "a block that can be queried knows its rest"
+        return self.rest(queries, self._cross().read(self.attn.opens.forward(queries), kv))
+
+    def _cross(self) -> Cross:
         if self.cross is None:
             raise ValueError(
                 f"{type(self.module).__name__} attends within windows: there is no one set of keys that a "
                 "query token could read. Methods that query a block need a plain ViT."
             )
-        return self.cross(queries, context)
+        return self.cross
+
+    def add_keys(self, count: int, keys_values: KeysValues) -> None:
+        """Let every token also attend to `count` keys, with their values; each [count, C], asked for at each call.
+
+        Raises:
+            ValueError: the vendor's code leaves no place for them.
+        """
+        first = not self._keys.sources
+        self._keys.sources.append(keys_values)
+        self._keys.count += count
+        if isinstance(self.attention, nn.MultiheadAttention):
+            if first:
+                self.attention.register_forward_pre_hook(self._keys.lend)
+                self.attention.register_forward_hook(self._keys.take_back)
+            return
+        if self.place is not None:
+            self.place(count)
+        if not first:
+            return
+        for which, role in enumerate("kv"):
+            ((affine, rows),) = self.find(role)
+            if not affine.called:
+                raise ValueError(
+                    f"{type(self.attention).__name__} reads '{role}' as a tensor, so that no keys can join its own."
+                )
+            affine.owner.register_forward_hook(InRows(self._keys, which, rows))
+        self.attention.register_forward_pre_hook(self._keys.lengthen, with_kwargs=True)
+        self.attention.register_forward_hook(self._keys.shorten, prepend=True)
 
     def find(self, role: str) -> list[tuple[Affine, slice]]:
         """The maps, and the rows of each, that `role` names in this backbone.
@@ -281,6 +425,21 @@ class Block:
         raise ValueError(
             f"{type(self.module).__name__} has no affine map '{role}'. It has {', '.join(sorted(self.roles()))}."
         )
+
+    def group(self, roles: Iterable[str]) -> list[tuple[Affine, list[slice]]]:
+        """The maps that `roles` name, each once, with the rows that are named.
+
+        Raises:
+            ValueError: there is no such role, or rows are named twice.
+        """
+        roles = list(roles)
+        grouped: dict[int, tuple[Affine, list[slice]]] = {}
+        for affine, rows in (found for role in roles for found in self.find(role)):
+            taken = grouped.setdefault(id(affine), (affine, []))[1]
+            if any(rows.start < other.stop and other.start < rows.stop for other in taken):
+                raise ValueError(f"{roles} name the same map twice.")
+            taken.append(rows)
+        return [(affine, sorted(taken, key=lambda rows: rows.start)) for affine, taken in grouped.values()]
 
     def roles(self) -> set[str]:
         """Every name that `find` knows in this block."""

@@ -31,6 +31,15 @@ def adaptformer(g: State, part: str) -> State:
     return {f"adapters.{i}.{n}": g[f"{part}/blocks.{i}.adapter.{n}"] for i in range(3) for n in names}
 
 
+def bottlenecks(g: State, part: str) -> State:
+    names = [f"{linear}.{k}" for linear in ("down", "up") for k in ("weight", "bias")]
+    return {f"adapters.{i}.bottleneck.{n}": g[f"{part}/blocks.{i}.adapter.{n}"] for i in range(3) for n in names}
+
+
+def adapter_plus(g: State, part: str) -> State:
+    return bottlenecks(g, part) | {f"adapters.{i}.scale": g[f"{part}/blocks.{i}.adapter.scale"] for i in range(3)}
+
+
 def lora_noah(g: State, part: str) -> State:
     a = {f"down.{i}.weight": g[f"{part}/blocks.{i}.lora.A.weight"] for i in range(3)}
     b = {f"updates.{i}.up.0": g[f"{part}/blocks.{i}.lora.B.weight"] for i in range(3)}
@@ -44,15 +53,34 @@ def lora_adapter_plus(g: State, part: str) -> State:
     return a | b
 
 
+def ssf(g: State, part: str) -> State:
+    places = ["norm1", "qkv", "proj", "norm2", "fc1", "fc2"]
+    maps = ["patch_embed", "norm", *(f"blocks.{i}.{place}" for i in range(3) for place in places)]
+    names = {"gamma": "scale", "beta": "shift"}
+    return {f"pairs.{i}.{ours}": g[f"{part}/{m}.{names[ours]}"] for i, m in enumerate(maps) for ours in names}
+
+
+def dtl(g: State, part: str) -> State:
+    side = {f"side.{i}.{k}": g[f"{part}/side.{i}.{k}"] for i in range(3) for k in "AB"}
+    fusion = f"{part}/fusion.weight"
+    return side | ({"fusion.32.weight": g[fusion]} if fusion in g else {})
+
+
 CASES: dict[str, tuple[dict, Callable[[State, str], State]]] = {
+    "cls_dtl": ({"name": "dtl", "first": 1}, dtl),
+    "cls_dtl_plus": ({"name": "dtl", "first": 1, "kernel": 3}, dtl),
+    "cls_dtl_plus_k4": ({"name": "dtl", "first": 1, "kernel": 4}, dtl),
     "cls_vpt_shallow": ({"name": "vpt", "prompts": 4, "deep": False}, vpt_shallow),
     "cls_vpt_deep": ({"name": "vpt", "prompts": 4}, vpt_deep),
     "cls_vpt_deep_proj": ({"name": "vpt", "prompts": 4, "project": 8}, vpt_deep_proj),
     "cls_adaptformer": ({"name": "adaptformer", "bottleneck": 8}, adaptformer),
+    "cls_adapter_noah": ({"name": "pfeiffer", "bottleneck": 8}, bottlenecks),
+    "cls_adapter_plus": ({"name": "adapter_plus", "bottleneck": 8}, adapter_plus),
     "cls_lora_noah": (
         {"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
         lora_noah,
     ),
+    "cls_ssf": ({"name": "ssf"}, ssf),
     "cls_lora_adapter_plus": ({"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["q", "k"]}, lora_adapter_plus),
 }
 

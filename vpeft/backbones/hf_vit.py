@@ -6,11 +6,14 @@ class token after the last norm, or SigLIP's attention-pooled token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vpeft.attention import Rest
 from vpeft.backbones.refusal import refuse_block
 from vpeft.seams import Affine, Block, Branch
 
@@ -34,7 +37,7 @@ class HFViT:
         self.model = model
         self.kind = kind
         self.norm: nn.Module = model.post_layernorm if hasattr(model, "post_layernorm") else model.layernorm
-        self.affines = {"patch_embed": Affine(_patch_conv(model), channels=1), "norm": Affine(self.norm)}
+        self.affines = {"patch_embed": _patch_affine(model), "norm": Affine(self.norm)}
         if hasattr(model, "pre_layrnorm"):
             self.affines["norm_pre"] = Affine(model.pre_layrnorm)
         if getattr(model.embeddings, "mask_token", None) is not None:
@@ -66,7 +69,10 @@ class HFViT:
             dim=self.model.config.hidden_size,
             grid=self.grid,
             prefix=prefix_of(self.model),
+            heads=self.model.config.num_attention_heads,
+            attention=attn,
             cross=Cross(attn, proj),
+            rest=Rest(norm2, mlp, _scale(layer, "layer_scale1"), _scale(layer, "layer_scale2")),
             extra=no_mask if self.kind in ("clip", "clip_vision_model", "siglip_vision_model") else None,
         )
 
@@ -82,6 +88,10 @@ class HFViT:
 
     def pool(self, x: Tensor) -> Tensor:
         return self.model.head(x) if getattr(self.model, "use_head", False) else x[:, 0]
+
+
+def _scale(layer: Any, name: str) -> Callable[[Tensor], Tensor]:
+    return (getattr(layer, name) if hasattr(layer, name) else nn.Identity()).forward
 
 
 def no_mask() -> dict[str, Any]:
@@ -108,11 +118,13 @@ def prefix_of(model: Any) -> int:
     return 1 + getattr(model.config, "num_register_tokens", 0)
 
 
-def _patch_conv(model: Any) -> nn.Module:
+def _patch_affine(model: Any) -> Affine:
+    """The patch embedding; CLIP's has no bias, and its position embedding takes a shift."""
     embeddings = model.embeddings
-    if hasattr(embeddings, "patch_embedding"):
-        return embeddings.patch_embedding
-    return embeddings.patch_embeddings.projection
+    if not hasattr(embeddings, "patch_embedding"):
+        return Affine(embeddings.patch_embeddings.projection, channels=1)
+    table = embeddings.position_embedding, "weight", prefix_of(model)
+    return Affine(embeddings.patch_embedding, channels=1, absorbs=table)
 
 
 def _mlp_affines(mlp: Any) -> dict[str, Affine]:
@@ -127,9 +139,13 @@ class Cross:
     def __init__(self, attn: Any, proj: nn.Module) -> None:
         self.attn, self.proj = attn, proj
 
-    def __call__(self, queries: Tensor, context: Tensor) -> Tensor:
-        attn = self.attn
-        q, k, v = attn.q_proj(queries), attn.k_proj(context), attn.v_proj(context)
-        q, k, v = (t.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for t in (q, k, v))  # B heads N C/heads
-        y = F.scaled_dot_product_attention(q, k, v)
+    def context(self, x: Tensor) -> Tensor:
+        return torch.stack([self._heads(self.attn.k_proj(x)), self._heads(self.attn.v_proj(x))], dim=1)
+
+    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+        k, v = kv.unbind(1)
+        y = F.scaled_dot_product_attention(self._heads(self.attn.q_proj(queries)), k, v)
         return self.proj(y.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.attn.head_dim)).transpose(1, 2)  # B heads N C/heads

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from vpeft.attention import Rest
 from vpeft.backbones.refusal import refuse_block
 from vpeft.seams import Affine, Block, Branch
 
@@ -29,7 +32,9 @@ class OpenClipViT:
                 "of the patches are supported; timm holds many of the same checkpoints with attention pooling."
             )
         self.norm: nn.Module = self.model.ln_post
-        self.affines = {"patch_embed": Affine(self.model.conv1, channels=1)}
+        self.affines = {
+            "patch_embed": Affine(self.model.conv1, channels=1, absorbs=(self.model, "positional_embedding", 1))
+        }
         if not isinstance(self.model.ln_pre, nn.Identity):
             self.affines["norm_pre"] = Affine(self.model.ln_pre)
         self.affines["norm"] = Affine(self.norm)
@@ -55,7 +60,10 @@ class OpenClipViT:
             dim=attn.embed_dim,
             grid=self.model.grid_size,
             prefix=1,
+            heads=attn.num_heads,
+            attention=attn,
             cross=Cross(attn),
+            rest=Rest(block.ln_2, mlp, block.ls_1.forward, block.ls_2.forward),
         )
 
     def embed(self, images: Tensor) -> Tensor:
@@ -78,5 +86,19 @@ class Cross:
     def __init__(self, attn: nn.MultiheadAttention) -> None:
         self.attn = attn
 
-    def __call__(self, queries: Tensor, context: Tensor) -> Tensor:
-        return self.attn(queries, context, context, need_weights=False)[0]
+    def context(self, x: Tensor) -> Tensor:
+        k, v = self._project(x, 1, 3).chunk(2, dim=-1)
+        return torch.stack([self._heads(k), self._heads(v)], dim=1)
+
+    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+        k, v = kv.unbind(1)
+        y = F.scaled_dot_product_attention(self._heads(self._project(queries, 0, 1)), k, v)
+        proj = self.attn.out_proj
+        return F.linear(y.transpose(1, 2).flatten(2), proj.weight, proj.bias)
+
+    def _project(self, x: Tensor, first: int, end: int) -> Tensor:
+        rows = slice(first * self.attn.embed_dim, end * self.attn.embed_dim)
+        return F.linear(x, self.attn.in_proj_weight[rows], self.attn.in_proj_bias[rows])
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2)  # B heads N C/heads

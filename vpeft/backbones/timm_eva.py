@@ -10,8 +10,9 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaBlock
 from torch import Tensor
 
+from vpeft.attention import Rest
 from vpeft.backbones.refusal import refuse_block
-from vpeft.backbones.timm_vit import mlp_affines, outer_parts
+from vpeft.backbones.timm_vit import gate_affine, mlp_affines, outer_parts
 from vpeft.seams import Affine, Block, Branch
 
 
@@ -42,13 +43,18 @@ class TimmEva:
                 "norm1": Affine(block.norm1),
                 **maps,
                 "proj": Affine(attn.proj),
+                **gate_affine(attn),
                 "norm2": Affine(block.norm2),
                 **mlp_affines(block.mlp),
             },
             dim=self.model.embed_dim,
             grid=self.model.patch_embed.grid_size,
             prefix=self.model.num_prefix_tokens,
+            heads=attn.num_heads,
+            attention=attn,
             cross=RotaryCross(attn, rope),
+            rest=Rest(block.norm2, block.mlp, Gamma(block, "gamma_1"), Gamma(block, "gamma_2")),
+            place=rope.place,
             extra=rope.arguments,
             counts_prefix=attn,
         )
@@ -80,6 +86,20 @@ class Rope:
     def arguments(self) -> dict[str, Any]:
         return {"rope": self.table()}
 
+    def place(self, count: int) -> None:
+        self.family.model.blocks[self.index].attn.num_prefix_tokens += count
+
+
+class Gamma:
+    """The scale of a branch, a bare parameter of its block."""
+
+    def __init__(self, block: Any, name: str) -> None:
+        self.block, self.name = block, name
+
+    def __call__(self, y: Tensor) -> Tensor:
+        gamma = getattr(self.block, self.name)
+        return y if gamma is None else gamma * y
+
 
 class RotaryCross:
     """Attention of given queries over given context, whose patches are rotated to their places."""
@@ -87,15 +107,19 @@ class RotaryCross:
     def __init__(self, attn: Any, rope: Rope) -> None:
         self.attn, self.rope = attn, rope
 
-    def __call__(self, queries: Tensor, context: Tensor) -> Tensor:
-        attn = self.attn
-        q, k, v = self._project(queries, 0), self._project(context, 1), self._project(context, 2)
-        q, k = attn.q_norm(q), attn.k_norm(k)
-        table, prefix = self.rope.table(), attn.num_prefix_tokens
+    def context(self, x: Tensor) -> Tensor:
+        attn, table = self.attn, self.rope.table()
+        k, v = attn.k_norm(self._project(x, 1)), self._project(x, 2)
         if table is not None:
+            prefix = k.shape[2] - table.shape[-2]  # of these tokens; the attention may know of further ones
             turned = apply_rot_embed_cat(k[:, :, prefix:], table, half=attn.rotate_half)
             k = torch.cat([k[:, :, :prefix], turned], dim=2).type_as(v)
-        y = F.scaled_dot_product_attention(q, k, v)
+        return torch.stack([k, v], dim=1)
+
+    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+        attn = self.attn
+        k, v = kv.unbind(1)
+        y = F.scaled_dot_product_attention(attn.q_norm(self._project(queries, 0)).type_as(v), k, v)
         y = attn.norm(y.transpose(1, 2).flatten(2))
         if getattr(attn, "gate", None) is not None:
             y = y * attn.gate(queries).sigmoid()

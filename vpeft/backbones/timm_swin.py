@@ -29,8 +29,10 @@ class TimmSwin:
         self.affines["norm"] = Affine(self.norm)
         self.blocks: list[Block] = []
         self._downsample: dict[int, Any] = {}
-        for stage in self.model.layers:
+        for index, stage in enumerate(self.model.layers):
             self._downsample[len(self.blocks)] = stage.downsample
+            if not isinstance(stage.downsample, nn.Identity):
+                self.affines[f"merging{index}"] = Affine(stage.downsample.norm)
             self.blocks += [self._block(block) for block in stage.blocks]
         if self.model.num_classes:
             self.unused = tuple(f"head.fc.{name}" for name, _ in self.model.head.fc.named_parameters())
@@ -53,6 +55,10 @@ class TimmSwin:
             dim=block.dim,
             grid=resolution,
             windowed=True,
+            pads=any(side % window for side, window in zip(resolution, block.window_size, strict=True)),
+            heads=block.attn.num_heads,
+            attention=block.attn,
+            place=_Prefix(block).place,
             counts_prefix=_Prefix(block),
         )
 
@@ -93,6 +99,9 @@ class _Prefix:
     def num_prefix_tokens(self, count: int) -> None:
         self.count = self.block.prompts = count
         self.block.__class__ = PromptedBlock
+        open_windows(self.block.attn)
+
+    def place(self, count: int) -> None:
         open_windows(self.block.attn)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block as ViTBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vpeft.attention import Rest
 from vpeft.backbones.refusal import refuse_block
 from vpeft.seams import Affine, Block, Branch
 
@@ -31,13 +33,17 @@ class TimmViT:
                 "norm1": Affine(block.norm1),
                 "qkv": Affine(attn.qkv),
                 "proj": Affine(attn.proj),
+                **gate_affine(attn),
                 "norm2": Affine(block.norm2),
                 **mlp_affines(block.mlp),
             },
             dim=self.model.embed_dim,
             grid=self.model.patch_embed.grid_size,
             prefix=self.model.num_prefix_tokens,
+            heads=attn.num_heads,
+            attention=attn,
             cross=FusedCross(attn),
+            rest=Rest(block.norm2, block.mlp, block.ls1.forward, block.ls2.forward),
         )
 
     def embed(self, images: Tensor) -> Tensor:
@@ -60,7 +66,20 @@ def outer_parts(model: Any) -> tuple[nn.Module, dict[str, Affine], tuple[str, ..
     maps = {"norm_pre": model.norm_pre, "norm": norm}
     affines = {role: Affine(module) for role, module in maps.items() if not isinstance(module, nn.Identity)}
     unused = tuple(f"head.{name}" for name, _ in model.head.named_parameters())
-    return norm, {"patch_embed": Affine(model.patch_embed.proj, channels=1), **affines}, unused
+    return norm, {"patch_embed": patch_affine(model), **affines}, unused
+
+
+def patch_affine(model: Any) -> Affine:
+    """The patch embedding; where it has no bias, the position embedding takes a shift."""
+    table = None
+    if model.pos_embed is not None and isinstance(model.patch_embed.norm, nn.Identity):
+        table = model, "pos_embed", 0 if model.no_embed_class else model.num_prefix_tokens
+    return Affine(model.patch_embed.proj, channels=1, absorbs=table)
+
+
+def gate_affine(attn: Any) -> dict[str, Affine]:
+    """What gates the output of an attention, where there is one: it reads what qkv reads."""
+    return {} if getattr(attn, "gate", None) is None else {"gate": Affine(attn.gate)}
 
 
 def mlp_affines(mlp: Any) -> dict[str, Affine]:
@@ -75,15 +94,24 @@ class FusedCross:
     def __init__(self, attn: Any) -> None:
         self.attn = attn
 
-    def __call__(self, queries: Tensor, context: Tensor) -> Tensor:
+    def context(self, x: Tensor) -> Tensor:
         attn = self.attn
-        split = attn.qkv.weight.shape[0] // 3
-        w, b = attn.qkv.weight, attn.qkv.bias
-        q = F.linear(queries, w[:split], None if b is None else b[:split])
-        k, v = F.linear(context, w[split:], None if b is None else b[split:]).chunk(2, dim=-1)
-        q, k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (q, k, v))  # B heads N C/heads
-        y = F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
+        k, v = self._project(x, 1, 3).chunk(2, dim=-1)
+        k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (k, v))  # B heads N C/heads
+        return torch.stack([attn.k_norm(k), v], dim=1)
+
+    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+        attn = self.attn
+        q = self._project(queries, 0, 1).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+        k, v = kv.unbind(1)
+        y = F.scaled_dot_product_attention(attn.q_norm(q).type_as(v), k, v)
         y = attn.norm(y.transpose(1, 2).flatten(2))
         if getattr(attn, "gate", None) is not None:
             y = y * attn.gate(queries).sigmoid()
         return attn.proj(y)
+
+    def _project(self, x: Tensor, first: int, end: int) -> Tensor:
+        w, b = self.attn.qkv.weight, self.attn.qkv.bias
+        part = w.shape[0] // 3
+        rows = slice(first * part, end * part)
+        return F.linear(x, w[rows], None if b is None else b[rows])
