@@ -123,7 +123,7 @@ MISTAKES = {
         ["--data.root", "DIR"],
         "c.yaml: there is no 'embedded.optim.lrr'; did you mean 'optim.lr'?",
     ),
-    "nothing near": ("head: {zzz: 1}", [], "c.yaml: there is no 'head.zzz'; there is head.init, head.batch_norm"),
+    "nothing near": ("head: {zzz: 1}", [], "c.yaml: there is no 'head.zzz'; there is head.kind, head.init, "),
     "number as a key": ("1: 2", [], "c.yaml: there is no '1'; there is method, backbone, pretrained, image_size, "),
     # type
     "text for a number": ("", ["--optim.lr", "abc"], "command line: optim.lr must be a number, not 'abc'"),
@@ -191,7 +191,7 @@ MISTAKES = {
         "command line: method must be a mapping with a name, such as {name: vpt, prompts: 10}, or a list of these, "
         "not 'vpt'",
     ),
-    "unknown method": ("method: {name: vptt}", [], "c.yaml: there is no method 'vptt'; did you mean vpt?"),
+    "unknown method": ("method: {name: vptt}", [], "c.yaml: there is no method 'vptt'; did you mean vpt or "),
     "unknown option in the file": (
         "method: {name: vpt, promts: 1}",
         [],

@@ -183,7 +183,7 @@ def test_a_linear_probe_keeps_no_activation_of_the_backbone():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"name": "vtp"}, "no method 'vtp'; did you mean vpt"),
+        ({"name": "adaptfomer"}, "no method 'adaptfomer'; did you mean adaptformer"),
         ({"name": "vpt", "promts": 3}, "method vpt has no 'promts'; did you mean 'prompts'"),
         ({"name": "vpt", "prompts": "many"}, "prompts is 'many', which is not a whole number"),
         ({"name": "vpt", "prompts": 0}, "prompts is 0; at least 1"),

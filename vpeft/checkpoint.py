@@ -1,10 +1,10 @@
 """An adapter: one safetensors file with exactly what training changed, and what it takes to use it.
 
-Tensors are `Tuned.delta()`. The header's metadata holds a JSON manifest under `vpeft`:
+Tensors are `Tuned.delta()`, those of a method that packs (`vpeft.methods.Packing`) as it packs them. The header's metadata holds a JSON manifest under `vpeft`:
 
     format, vpeft                format number and version of the package that wrote it
     backbone                     name, pretrained, image_size, seed, weights {source, origin, sha256}
-    method, head, drop_path      list of method entries; head {init, batch_norm}
+    method, head, drop_path      list of method entries; head {kind, init, batch_norm, ...}
     classes                      names, in the order of the logits
     normalization                name, mean, std
     resize, interpolation, task  how images are prepared; what it was trained on
@@ -28,6 +28,7 @@ from torch import Tensor
 import vpeft
 from vpeft.backbones.weights import content_hash
 from vpeft.fetch import write_atomic
+from vpeft.methods import Packing
 from vpeft.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def save_adapter(path: Path | str, tuned: Tuned, manifest: Mapping[str, Any]) ->
     filled = {"format": FORMAT, "vpeft": vpeft.__version__, **manifest, "backbone": backbone}
     _check_keys(path, filled)
     # Copies, because safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tuned.delta().items()}
+    tensors = {name: tensor.clone().contiguous() for name, tensor in _packed(tuned).items()}
     plain = json.loads(json.dumps(filled))
     text = json.dumps({**plain, "sha256": _digest(plain, tensors)})
     write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, {"format": "pt", "vpeft": text}))
@@ -115,8 +116,7 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
         ValueError: Not an adapter, damaged, or its backbone cannot be rebuilt as it was.
         RuntimeError: The backbone's weights could not be fetched.
     """
-    from vpeft import methods
-    from vpeft.heads import LinearHead
+    from vpeft import heads, methods
     from vpeft.tuned import Tuned
 
     path = Path(path)
@@ -124,13 +124,48 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
     tensors = _load_tensors(path, manifest)
     backbone = _rebuild(path, manifest["backbone"], weights)
     attached = methods.build(manifest["method"] or {"name": "linear"}, backbone)
-    head = LinearHead(methods.feature_dim(backbone, attached), len(manifest["classes"]), **manifest["head"])
+    head = heads.build(manifest["head"], backbone, methods.feature_dim(backbone, attached), manifest["classes"])
     tuned = Tuned(backbone, attached, head, manifest["drop_path"])
     try:
-        tuned.load_delta(tensors)
+        tuned.load_delta(_unpacked(tuned, tensors))
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model that its manifest describes: {error}") from error
     return tuned.eval(), manifest
+
+
+def _packed(tuned: Tuned) -> dict[str, Tensor]:
+    """The delta as a file holds it."""
+    delta = {name: tensor.detach().cpu() for name, tensor in tuned.delta().items()}
+    for prefix, method in _packing(tuned):
+        delta |= _prefixed(prefix, method.pack(_taken(delta, prefix)))
+    return delta
+
+
+def _unpacked(tuned: Tuned, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The delta that a file holds."""
+    delta = dict(tensors)
+    for prefix, method in _packing(tuned):
+        packed = _taken(delta, prefix)
+        try:
+            delta |= _prefixed(prefix, method.unpack(packed))
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"{type(method).__name__} cannot unpack {', '.join(packed) or 'nothing'}: {error}"
+            ) from error
+    return delta
+
+
+def _packing(tuned: Tuned) -> list[tuple[str, Packing]]:
+    return [(f"methods.{i}.", method) for i, method in enumerate(tuned.methods) if isinstance(method, Packing)]
+
+
+def _taken(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take out of `state` what begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
+
+
+def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def _load_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ def merge(adapter: Path | str, output: Path | str, weights: str | None = None) -
     """Save the merged model as one safetensors file that the vendor's own class loads strictly.
 
     The head goes in where the model has a plain classifier of its own (timm); otherwise it is saved
-    beside it, as `<stem>.head.safetensors` under the names of `vpeft.heads.LinearHead`. The metadata
+    beside it, as `<stem>.head.safetensors` under the names of its class in `vpeft.heads`. The metadata
     records classes and preprocessing, as JSON under `vpeft_merged`.
 
     Args:
@@ -53,7 +53,8 @@ def merge(adapter: Path | str, output: Path | str, weights: str | None = None) -
     beside = output.with_name(f"{output.stem}.head.safetensors")
     _save(output, state, metadata)
     _save(beside, tuned.head.state_dict(), metadata)
-    how = f"{output} is the backbone without a classifier; {beside} is the head, a vpeft.heads.LinearHead"
+    head = type(tuned.head).__name__
+    how = f"{output} is the backbone without a classifier; {beside} is the head, a vpeft.heads.{head}"
     return [output, beside], how
 
 

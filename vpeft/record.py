@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def result_row(
         protocol=_protocol(config),
         method=method_list(config),
         backbone=_backbone(config, task.tuned),
-        head={"init": config.head.init, "batch_norm": config.head.batch_norm},
+        head=asdict(config.head),
         preprocessing=_preprocessing(config, task, data),
         data=data.provenance | {name: settings[f"data.{name}"] for name in ("batch_size", "drop_last", "workers")},
         optim=_section(settings, "optim"),

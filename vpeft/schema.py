@@ -53,15 +53,27 @@ class DataConfig:
 
 @dataclass
 class HeadConfig:
-    """The classifier.
+    """From features to logits.
 
     Args:
-        init: `zero`; `trunc_normal` with std 0.01 (AdaptFormer); `vpt`: kaiming fan-out, bias -log(99).
+        kind: `linear` is trained. The others are not: `label_mapping` lets the classes that the backbone was pretrained
+            on answer for the new ones (ILM-VP), `text` is CLIP's zero-shot classifier, `active_features` takes some
+            features as logits (DAM-VP).
+        init: Of linear: `zero`; `trunc_normal` with std 0.01 (AdaptFormer); `vpt`: kaiming fan-out, bias -log(99).
         batch_norm: A BatchNorm1d without affine parameters before the linear map (AdaptFormer).
+        source: What label_mapping chooses from: the pretrained `classifier`, or every class name in every template.
+        sources: Pretrained classes for each new one, in label_mapping.
+        every: Epochs between two label mappings; 0 maps once, before the first.
+        templates: Sentences with {} for the class, of `text`; `openai` stands for the 80 that CLIP used on ImageNet.
     """
 
+    kind: Literal["linear", "label_mapping", "text", "active_features"] = "linear"
     init: Literal["zero", "trunc_normal", "vpt"] = "trunc_normal"
     batch_norm: bool = False
+    source: Literal["classifier", "text"] = "classifier"
+    sources: int = 1
+    every: int = 1
+    templates: list[str] = field(default_factory=lambda: ["a photo of a {}."])
 
 
 @dataclass
@@ -140,7 +152,7 @@ class Config:
         image_size: Side of the square input, or [height, width]; None is the backbone's own.
         normalization: `auto` is the backbone's own; the others are the three historical choices.
         drop_path: Stochastic depth of the backbone's branches, growing linearly with depth.
-        head: The classifier.
+        head: From features to logits.
         data: Images and labels.
         optim: Optimiser and schedule.
         train: How the run goes.
@@ -175,6 +187,8 @@ _BOUNDS: list[tuple[str, Callable[[float, float], bool], dict[str, float]]] = [
         {
             "seed": 0,
             "drop_path": 0,
+            "head.sources": 1,
+            "head.every": 0,
             "data.batch_size": 1,
             "data.eval_batch_size": 1,
             "data.workers": 0,
@@ -225,6 +239,11 @@ def mistakes(config: Config) -> Iterator[tuple[str, str]]:
         yield "image_size", f"image_size must be above 0, not {size}"
     if isinstance(size, list) and len(size) != 2:
         yield "image_size", f"image_size must be one side or [height, width], not {len(size)} numbers"
+    head = config.head
+    if head.batch_norm and head.kind != "linear":
+        yield "head.batch_norm", f"head.batch_norm belongs to head.kind linear, and head.kind is {head.kind}"
+    if not head.templates or not all("{}" in text or text == "openai" for text in head.templates):
+        yield "head.templates", "head.templates must be sentences with {} for the name of the class, or 'openai'"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
     warmup, epochs = config.optim.warmup_epochs, config.train.epochs

@@ -7,6 +7,7 @@ vit_small_patch14_saliency                 real weights that come in a published
 """
 
 from vpeft.backbones.backbone import Backbone, Preprocessing
+from vpeft.backbones.beside import Joint, classifier, joint
 from vpeft.backbones.create import create, wrap
 
-__all__ = ["Backbone", "Preprocessing", "create", "wrap"]
+__all__ = ["Backbone", "Joint", "Preprocessing", "classifier", "create", "joint", "wrap"]

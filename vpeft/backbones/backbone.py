@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from vpeft.backbones.weights import Weights
@@ -41,6 +42,23 @@ class Preprocessing:
     interpolation: str
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What `create` built a backbone from, so that what belongs to it can be loaded too.
+
+    Args:
+        library: timm, open_clip or hf.
+        name: Within the library.
+        pretrained: `auto`, `none` or a file.
+        seed: Of random weights.
+    """
+
+    library: str
+    name: str
+    pretrained: str
+    seed: int
+
+
 def own_preprocessing(model: Any) -> Preprocessing:
     """What timm knows of a model's images: its own config, or ImageNet's mean and deviation."""
     from timm.data.config import resolve_model_data_config
@@ -65,6 +83,10 @@ class Backbone(nn.Module):
         patch: Height and width of a patch.
         preprocessing: Its own data config.
         weights: Where its weights come from, and their hash.
+        recipe: What `create` built it from; None where the caller built the model.
+
+    `normalization` is the mean and deviation that its images come with: its own, unless a run sets it. Methods that
+    paint pixels read it.
     """
 
     def __init__(
@@ -77,13 +99,15 @@ class Backbone(nn.Module):
         patch: tuple[int, int],
         preprocessing: Preprocessing,
         weights: Weights,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
         self.name, self.model, self.family = name, model, family
         self.dim, self.image_size, self.patch = dim, image_size, patch
         self.mean, self.std = preprocessing.mean, preprocessing.std
         self.interpolation = preprocessing.interpolation
-        self.weights = weights
+        self.normalization: tuple[Sequence[float], Sequence[float]] = (self.mean, self.std)
+        self.weights, self.recipe = weights, recipe
         self._on_pixels: list[TokenEdit] = []
         self._before_finish: list[TokenEdit] = []
         self._on_features: list[TokenEdit] = []
@@ -154,14 +178,22 @@ class Backbone(nn.Module):
             x = edit(x)
         return x
 
+    def look(self, images: Tensor) -> Tensor:
+        """Features of images as they are, before any edit of pixels or features, and without a gradient."""
+        with torch.no_grad():
+            return self.pool(self.finish(self._through(self.family.embed(images))))
+
     def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images)
-        for index, block in enumerate(self.blocks):
-            x = block(self.between(index, x))
+        x = self._through(self.embed(images))
         y = self.pool(self.finish(x)) if self._read is None else self._read(self._leaving(x))
         for edit in self._on_features:
             y = edit(y)
         return y
+
+    def _through(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.blocks):
+            x = block(self.between(index, x))
+        return x
 
 
 def _owner(edit: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from vpeft.backbones.backbone import Backbone, Family, Preprocessing, own_preprocessing
+from vpeft.backbones.backbone import Backbone, Family, Preprocessing, Recipe, own_preprocessing
 from vpeft.backbones.embedded import EMBEDDED
 from vpeft.backbones.weights import SUFFIXES, Weights, content_hash
 from vpeft.fetch import cache_dir
@@ -51,7 +51,9 @@ def create(
     if pretrained == "auto" and (file := local_weights(name)):
         pretrained = str(file)
     model, preprocessing, weights = loader.load(rest, pretrained, size, seed)
-    return wrap(model, name, preprocessing, weights)
+    body = wrap(model, name, preprocessing, weights)
+    body.recipe = Recipe(library, rest, pretrained, seed)
+    return body
 
 
 def wrap(

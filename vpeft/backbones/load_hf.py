@@ -7,14 +7,24 @@ import re
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
-from transformers import AutoConfig, CLIPVisionModel, Dinov2Model, Dinov2WithRegistersModel, SiglipVisionModel, ViTModel
+from transformers import (
+    AutoConfig,
+    CLIPModel,
+    CLIPVisionModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    SiglipVisionModel,
+    ViTModel,
+)
 from transformers.utils.hub import cached_file
 
 from vpeft.backbones.backbone import Preprocessing
+from vpeft.backbones.beside import Joint, TextTower
 from vpeft.backbones.hf_vit import grid_of
 from vpeft.backbones.load_timm import Loaded
 from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load_file
@@ -84,6 +94,49 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
     return model, _preprocessing(name, config.model_type), weights
 
 
+def joint(name: str, pretrained: str, seed: int) -> Joint:
+    """The joint space of a CLIP of transformers: the projection into it, and its text tower.
+
+    Its tokenizer is open_clip's, which has the same words and needs no hub.
+
+    Raises:
+        ValueError: no CLIP with a text tower.
+        RuntimeError: the weights could not be had.
+    """
+    config: Any = AutoConfig.from_pretrained(name)
+    if config.model_type != "clip":
+        raise ValueError(
+            f"hf:{name} is a '{config.model_type}', and the text towers read here are those of CLIP ('clip'). Take the "
+            "model from open_clip, or another kind of head."
+        )
+    model: Any
+    if pretrained == "none":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = CLIPModel(config)
+    else:
+        try:
+            model = (
+                CLIPModel.from_pretrained(name)
+                if pretrained == "auto"
+                else _from_file(CLIPModel, config, {}, Path(pretrained).expanduser())
+            )
+        except OSError as error:
+            raise hub_unreachable(f"hf:{name}", error) from error
+    model = model.eval().requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=config.text_config.max_position_embeddings)
+    encode = TextTower(_TextFeatures(model), tokenizer)
+    return Joint(model.visual_projection.weight.detach(), encode, model.logit_scale.exp().item(), 0.0)
+
+
+class _TextFeatures:
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model.get_text_features(input_ids=tokens).pooler_output
+
+
 def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> Any:
     """Through `from_pretrained`, which knows the names that earlier releases of transformers saved under."""
     state = load_file(path)
@@ -92,10 +145,10 @@ def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> 
     )
     wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     blocks = {int(m[1]) for key in state if "text_model" not in key and (m := re.search(r"\blayers?\.(\d+)\.", key))}
-    if len(blocks) > config.num_hidden_layers:
+    layers = getattr(config, "vision_config", config).num_hidden_layers
+    if len(blocks) > layers:
         raise ValueError(
-            f"{path} holds {len(blocks)} blocks; this backbone has {config.num_hidden_layers}. Choose the backbone it "
-            "was made for."
+            f"{path} holds {len(blocks)} blocks; this backbone has {layers}. Choose the backbone it was made for."
         )
     if wrong:
         raise ValueError(

@@ -12,6 +12,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import nn
 
 from vpeft.backbones.backbone import Preprocessing
+from vpeft.backbones.beside import Joint, TextTower, linear_map
 from vpeft.backbones.load_timm import Loaded, check_keys
 from vpeft.backbones.load_timm import resize as resize_timm
 from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load_file
@@ -19,20 +20,7 @@ from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load
 
 def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
     """Build the visual tower of `MODEL/TAG`; `MODEL` alone for `pretrained: none` or a file."""
-    architecture, _, tag = name.partition("/")
-    _check_name(architecture, tag, pretrained)
-    # The activation belongs to the weights: OpenAI's were trained with QuickGELU under the plain names.
-    config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            clip = open_clip.create_model(
-                architecture,
-                pretrained=tag if pretrained == "auto" else None,
-                force_quick_gelu=bool(config.get("quick_gelu")),
-            )
-        except (OSError, RuntimeError) as error:
-            raise hub_unreachable(f"open_clip:{name}", error) from error
+    clip = _whole(name, pretrained, seed)
     visual: Any = clip.visual
     model = visual.trunk if hasattr(visual, "trunk") else visual
     if pretrained == "auto":
@@ -54,6 +42,52 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
     if image_size is not None:
         (resize_timm if model is not visual else resize)(model, image_size, name)
     return model, preprocessing, weights
+
+
+def _whole(name: str, pretrained: str, seed: int) -> Any:
+    """Both towers; random ones where the weights come from a file."""
+    architecture, _, tag = name.partition("/")
+    _check_name(architecture, tag, pretrained)
+    # The activation belongs to the weights: OpenAI's were trained with QuickGELU under the plain names.
+    config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return open_clip.create_model(
+                architecture,
+                pretrained=tag if pretrained == "auto" else None,
+                force_quick_gelu=bool(config.get("quick_gelu")),
+            )
+        except (OSError, RuntimeError) as error:
+            raise hub_unreachable(f"open_clip:{name}", error) from error
+
+
+def joint(name: str, pretrained: str, seed: int) -> Joint:
+    """The joint space of `MODEL/TAG`: the projection into it, and its text tower.
+
+    Raises:
+        ValueError: the file has no text tower; the projection is no linear map.
+        RuntimeError: weights or tokenizer could not be had.
+    """
+    clip = _whole(name, pretrained, seed).eval().requires_grad_(False)
+    if pretrained not in ("auto", "none"):
+        path = Path(pretrained).expanduser()
+        state = load_file(path)
+        if not any(key.startswith(("text.", "transformer.")) for key in state):
+            raise ValueError(f"{path} holds no text tower. Give the file of the whole CLIP, or another kind of head.")
+        check_keys(clip.state_dict(), state, path)
+        clip.load_state_dict(state)
+    try:
+        tokenizer = open_clip.get_tokenizer(name.partition("/")[0])
+    except (OSError, RuntimeError) as error:  # those of SigLIP come from a hub
+        raise hub_unreachable(f"open_clip:{name}", error) from error
+    visual: Any = clip.visual
+    if hasattr(visual, "trunk"):
+        weight = linear_map(nn.Sequential(visual.trunk.get_classifier(), visual.head), visual.trunk.num_features)
+    else:
+        weight = torch.eye(visual.transformer.width) if visual.proj is None else visual.proj.detach().T
+    bias = 0.0 if getattr(clip, "logit_bias", None) is None else clip.logit_bias.item()
+    return Joint(weight, TextTower(clip.encode_text, tokenizer), clip.logit_scale.exp().item(), bias)
 
 
 def _check_name(architecture: str, tag: str, pretrained: str) -> None:

@@ -48,6 +48,51 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
     return model, preprocessing, weights
 
 
+def classifier(name: str, pretrained: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Weight [S, C] and bias [S] of the classifier that was pretrained with a model.
+
+    Raises:
+        ValueError: there is none; the message says where there is one.
+    """
+    config: Any = None if name in EMBEDDED else timm.get_pretrained_cfg(known(name))
+    joint = config is not None and "_clip_" in name and "ft_in" not in (config.tag or "")
+    if config is None or joint or (not config.num_classes and pretrained in ("auto", "none")):
+        what = "projects into CLIP's joint space instead" if joint else "was trained without one, or without keeping it"
+        raise ValueError(
+            f"{name} has no classifier of its own: it {what}. Take a backbone that was fine-tuned on classes, such as "
+            "vit_base_patch16_224.augreg_in21k_ft_in1k, or another kind of head (linear; text for open_clip's)."
+        )
+    if pretrained not in ("auto", "none"):
+        return _classifier_in(Path(pretrained).expanduser(), config.classifier)
+    if pretrained == "auto":
+        try:
+            model: Any = timm.create_model(name, pretrained=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise hub_unreachable(name, error) from error
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = timm.create_model(name, pretrained=False)
+    head = model.get_classifier()
+    return head.weight.detach(), head.bias.detach()
+
+
+def _classifier_in(path: Path, key: str) -> tuple[Tensor, Tensor]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            if "head/kernel" in file and "pre_logits/kernel" not in file:
+                return torch.from_numpy(file["head/kernel"].T.copy()), torch.from_numpy(file["head/bias"])
+            key = "head/kernel" if "head/kernel" not in file else "features without the layer pre_logits"
+    else:
+        state = load_file(path)
+        if f"{key}.weight" in state:
+            return state[f"{key}.weight"], state[f"{key}.bias"]
+    raise ValueError(
+        f"{path} holds no classifier for this backbone (no {key}). Give a file with the classes it was trained on, or "
+        "choose another kind of head."
+    )
+
+
 def known(name: str) -> str:
     """`name` as timm knows it, with or without a tag of pretrained weights.
 

@@ -26,7 +26,7 @@ class Row(TypedDict):
         protocol: name of the one the run was given, and what it departs from, {dotted key: value}; None without one.
         method: List of method specs, every option written out.
         backbone: name, pretrained, image_size, drop_path, and weights {source, origin, sha256}.
-        head: init and batch_norm.
+        head: kind and its options.
         preprocessing: normalization {name, mean, std}, resize, interpolation, augment.
         data: format, lossy, split, counts, skipped, packages, ... as the data module reports them.
         optim: Optimiser settings.
