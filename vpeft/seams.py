@@ -197,7 +197,6 @@ class Affine:
                 "into the backbone's own weights. Use the adapter unmerged."
             )
 
-
     @torch.no_grad()
     def merge_input(self, matrix: Tensor, shift: Tensor) -> None:
         """Write x -> matrix x + shift, a change of what the map reads, into W and b, in place."""
