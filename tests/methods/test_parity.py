@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.golden import backbone, golden, images
+from vpeft.backbones import Backbone
 from vpeft.methods import build
 from vpeft.tuned import Tuned
 
@@ -84,6 +85,14 @@ CASES: dict[str, tuple[dict, Callable[[State, str], State]]] = {
     "cls_lora_adapter_plus": ({"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["q", "k"]}, lora_adapter_plus),
 }
 
+# Files of code whose blocks hand on what the method adds after a block; elsewhere it is added outside of them.
+WITHIN = {"cls_adapter_plus"}
+
+
+def record(body: Backbone, seen: list[Tensor]) -> None:
+    for block in body.blocks:
+        block.after(lambda x: seen.append(x) or x)
+
 
 @pytest.mark.parametrize("file", CASES)
 def test_tokens_features_and_gradients_equal_the_official_code(file):
@@ -92,9 +101,11 @@ def test_tokens_features_and_gradients_equal_the_official_code(file):
     (method,) = build(spec, body)
     method.load_state_dict(names(g, "method"))
     seen: list[Tensor] = []
-    for block in body.blocks:
-        block.after(lambda x: seen.append(x) or x)
+    if file not in WITHIN:
+        record(body, seen)
     tuned = Tuned(body, [method], nn.Identity()).eval()
+    if file in WITHIN:
+        record(body, seen)
 
     features = tuned(images())
     (features * g["cotangent"]).sum().backward()
