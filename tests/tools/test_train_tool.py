@@ -46,7 +46,7 @@ def test_help_lists_every_key_and_no_form_that_is_not_read(tool):
     assert "--data CONFIG" not in ended.out
 
 
-@pytest.mark.parametrize("name", ["train", "test", "predict", "merge"])
+@pytest.mark.parametrize("name", ["train", "test", "predict", "merge", "search"])
 def test_help_and_wrong_words_end_as_they_should_in_a_shell(name):
     def shell(*words):
         command = [sys.executable, str(TOOLS / f"{name}.py"), *words]
