@@ -43,6 +43,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def words(text: str | None) -> list[str]:
+    """The words of a comma-separated list."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     """Run a tool on the command line and exit: 0 fine, 1 failed, 2 wrong input, 130 Ctrl-C.
 

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,19 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All whole rows of a file; an incomplete line is left out with a warning that names it."""
-    if not path.exists():
-        return []
     rows: list[dict[str, Any]] = []
+    for number, row in numbered_rows(path):
+        if row is None:
+            warnings.warn(f"{path}, line {number}: not a whole result row; it is left out.", stacklevel=2)
+        else:
+            rows.append(row)
+    return rows
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The lines of a file that are not blank, counted from 1; None is one that is no JSON mapping."""
+    if not path.exists():
+        return
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -55,8 +65,4 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:  # UnicodeDecodeError is one
             row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            warnings.warn(f"{path}, line {number}: not a whole result row; it is left out.", stacklevel=2)
-    return rows
+        yield number, row if isinstance(row, dict) else None
