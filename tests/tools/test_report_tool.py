@@ -1,4 +1,4 @@
-from tests.test_report import whole
+from tests.results.rows import whole
 from vpeft.results import append_row
 
 

@@ -14,7 +14,8 @@ from vpeft.results import published, runs
 from vpeft.results.averages import GROUPS, TASKS, Averages, tasks_of
 from vpeft.results.compare import comparable, verdict
 from vpeft.results.published import Published
-from vpeft.results.runs import Entry, Setting, spread
+from vpeft.results.runs import Entry, spread
+from vpeft.results.setting import Setting
 
 SHORT = {
     "oxford_flowers102": "flowers",

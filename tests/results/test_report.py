@@ -1,88 +1,15 @@
 """Runs beside published numbers: what is averaged, what is compared, and what a report refuses to say."""
 
-import copy
-import csv
-import io
-import json
 import re
 from statistics import fmean, stdev
 
 import pytest
-from rich.console import Console
 
+from tests.results.rows import lines, row, verdicts, whole
 from tests.runs import tiny_config, write_images
 from vpeft import run
-from vpeft.results import append_row, render, report, runs
+from vpeft.results import report
 from vpeft.results.averages import TASKS, averages, tasks_of
-
-ROW = {
-    "method": [{"name": "lora", "rank": 8, "targets": ["q", "v"]}],
-    "protocol": {"name": "adapter-plus", "changed": {}},
-    "backbone": {
-        "name": "vit_base_patch16_224.orig_in21k",
-        "pretrained": "auto",
-        "image_size": [224, 224],
-        "drop_path": 0.1,
-        "weights": {"source": "hub", "origin": "orig_in21k", "sha256": "ab" * 32},
-    },
-    "head": {"init": "trunc_normal", "batch_norm": False},
-    "preprocessing": {
-        "normalization": {"name": "auto", "mean": [0.5] * 3, "std": [0.5] * 3},
-        "resize": "squash",
-        "interpolation": "bilinear",
-        "augment": "none",
-    },
-    "data": {"format": "vtab-png", "lossy": False, "split": "train800val200", "batch_size": 64, "drop_last": True},
-    "optim": {"name": "adamw", "lr": 1e-3},
-    "train": {"epochs": 100, "devices": 1},
-    "selection": {"rule": "last", "epoch": 100, "val_accuracy": None},
-    "parameters": {"method": 294_912, "head": 7690, "adopted": 0, "frozen": 85_798_656, "total": 86_101_258},
-}
-
-
-def row(task="cifar100", seed=0, accuracy=0.5, **changes):
-    """A result row; `data__split="train800"` changes row["data"]["split"]."""
-    made = copy.deepcopy(ROW)
-    for key, value in changes.items():
-        *path, leaf = key.split("__")
-        level = made
-        for part in path:
-            level = level[part]
-        level[leaf] = value
-    name = f"{task}-{seed}-{len(changes)}-{accuracy}-{sorted(changes.items(), key=str)}"
-    return {"id": name, "date": "2026-01-01", **made, "task": task, "seed": seed, "test": {"accuracy": accuracy}}
-
-
-def whole(seeds=(0,), shift=0.0, **changes):
-    """Rows of all nineteen tasks: 0.30, 0.31, ..., a hundredth more a seed."""
-    return [
-        row(task, seed, 0.3 + 0.01 * number + 0.01 * index + shift, **changes)
-        for number, task in enumerate(TASKS)
-        for index, seed in enumerate(seeds)
-    ]
-
-
-@pytest.fixture
-def made(tmp_path):
-    """A function that writes rows and reports on them."""
-
-    def build(rows, **words):
-        file = tmp_path / "results.jsonl"
-        file.unlink(missing_ok=True)
-        for one in rows:
-            append_row(file, one)
-        return report.build([file], **words)
-
-    return build
-
-
-def lines(found, table=0, section=0):
-    """Rows of a table by their first cell."""
-    return {line[0]: line[1:] for part in found.sections[section].tables[table].parts for line in part}
-
-
-def verdicts(found):
-    return {name: cells[0] for name, cells in lines(found).items()}
 
 
 def test_both_averages_by_hand():
@@ -252,56 +179,6 @@ def test_runs_of_a_search_stay_apart(made):
     ]
 
 
-def test_a_row_that_is_there_twice_counts_once(made, tmp_path):
-    rows = whole()
-    found = made([*rows, *rows])
-    assert lines(found)["lora"][2] == "1"
-    assert found.notes == []
-
-
-def test_of_a_repeated_run_the_last_counts_however_good(made):
-    first, second = row(accuracy=0.9, date="2026-01-01"), row(accuracy=0.6, date="2026-01-02")
-    assert runs.fingerprint(first) == runs.fingerprint(second)
-    found = made([second | {"id": "b"}, first | {"id": "a"}])
-    assert lines(found, 1)["lora"] == ["1", "60.00"]
-    assert found.notes == [
-        "lora on cifar100, seed 0: 2 runs under the same settings, of which the last counts (b, 2026-01-02), and their "
-        "accuracies differ: 60.00, 90.00."
-    ]
-
-
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"task": "svhn"}, {"optim__lr": 1.0}, {"data__lossy": True}])
-def test_the_fingerprint_changes_with_what_decides_the_number(changes):
-    assert runs.fingerprint(row(**changes)) != runs.fingerprint(row())
-
-
-def test_the_fingerprint_does_not_change_with_place_and_time():
-    elsewhere = row(accuracy=0.7, date="2027", train__accelerator="gpu", data__workers=4) | {"folder": "x", "git": "y"}
-    assert runs.fingerprint(elsewhere) == runs.fingerprint(row())
-
-
-def test_damaged_lines_are_named_with_file_and_line(tmp_path):
-    file = tmp_path / "a" / "results.jsonl"
-    append_row(file, row())
-    with file.open("a") as opened:
-        opened.write('{"id": "torn", "accu\n')
-        opened.write(json.dumps({"id": "other"}) + "\n")
-        opened.write(json.dumps(row(accuracy=77)) + "\n")
-        opened.write(json.dumps(row() | {"method": "lora"}) + "\n")
-    notes = report.build([tmp_path]).notes
-    assert [note.partition(": ")[0] for note in notes] == [f"{file}, line {number}" for number in (2, 3, 4, 5)]
-    assert notes[0].endswith("not a whole result row; it is left out.")
-    assert notes[1].endswith("a result row without 'backbone'; it is left out.")
-    assert notes[2].endswith("test accuracy is 77, not a fraction from 0 to 1; it is left out.")
-
-
-def test_several_files_and_folders_are_read_once_each(tmp_path):
-    append_row(tmp_path / "a" / "results.jsonl", row("svhn"))
-    append_row(tmp_path / "b" / "c" / "results.jsonl", row("dtd"))
-    found = report.build([tmp_path, tmp_path / "a", tmp_path / "a" / "results.jsonl"])
-    assert found.sections[0].tables[1].columns == ["method", "seeds", "dtd", "svhn"]
-
-
 def test_tasks_and_methods_are_chosen(made):
     rows = [*whole(), *whole(method=[{"name": "bitfit"}])]
     found = made(rows, tasks=["cifar", "svhn"], methods=["bitfit"])
@@ -329,56 +206,6 @@ def test_a_missing_path_and_an_empty_folder_are_named(tmp_path):
         report.build([tmp_path / "nowhere"])
     with pytest.raises(FileNotFoundError, match=r"holds no results\.jsonl, nor does a folder below it"):
         report.build([tmp_path])
-
-
-def test_the_csv_holds_every_number_and_reason(made):
-    found = made(whole(seeds=(1, 2)))
-    first, *others = csv.DictReader(io.StringIO(render.as_csv(found)))
-    assert (first["kind"], first["method"], first["protocol"]) == ("ours", "lora", "adapter-plus")
-    assert float(first["cifar100"]) == pytest.approx(30.5)
-    assert float(first["cifar100 sd"]) == pytest.approx(stdev((30, 31)))
-    assert float(first["task_mean"]) == pytest.approx(39.5)
-    assert float(first["group_mean sd"]) == pytest.approx(stdev((30, 31)))
-    noah = next(one for one in others if one["method"] == "lora8_noah")
-    assert noah["compared"].startswith("not comparable")
-    assert "NOAH paper row" in noah["source"]
-    assert (float(noah["svhn"]), float(noah["task_mean"])) == (85.3, 72.25)
-
-
-def test_markdown_is_whole_tables(made):
-    text = render.markdown(made(whole()))
-    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
-    assert set(widths) == {len(("method", "params", "seeds", "n", "sp", "st", "g", "t", "compared")) + 1, 22}
-    assert "## VTAB-1k, protocol adapter-plus" in text
-
-
-def test_latex_is_balanced_and_escaped(made):
-    text = render.latex(made(whole(seeds=(1, 2))))
-    for name in ("table", "tabular", "itemize"):
-        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") > 0
-    assert r"lora8\_noah [noah-family]" in text
-    assert r"$\pm$" in text
-    assert not re.search(r"(?<!\\)[_#%&]", re.sub(r"^%.*$| & ", "", text, flags=re.M).replace(r"\_", ""))
-
-
-def test_the_terminal_shows_tables_reasons_and_notes(made):
-    console = Console(width=200, record=True, file=io.StringIO())
-    render.terminal(made(whole()), console)
-    text = console.export_text()
-    assert "protocol adapter-plus" in text
-    (number,) = re.findall(r"lora8_noah \[noah-family\] +not comparable \[(\d)\]", text)
-    assert re.search(rf"^\[{number}\] theirs is the best epoch on the test split; normalisation: ours", text, re.M)
-    assert "- lora8_noah (noah-family): printed 74.5" in text
-
-
-def test_a_narrow_terminal_cuts_the_columns_and_no_number(made):
-    found = made(whole(seeds=(1, 2)))
-    for width in range(70, 90):
-        console = Console(width=width, record=True, file=io.StringIO())
-        render.terminal(found, console)
-        text = console.export_text()
-        assert all(f"{30.5 + number:.2f} ± 0.71" in text for number in range(19))
-        assert "…" not in text
 
 
 def test_real_runs_are_reported(tmp_path, capsys):

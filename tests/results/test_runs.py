@@ -1,0 +1,59 @@
+"""Rows of many files: each once, repeats named, damage named with file and line."""
+
+import json
+
+import pytest
+
+from tests.results.rows import lines, row, whole
+from vpeft.results import append_row, report
+from vpeft.results.setting import fingerprint
+
+
+def test_a_row_that_is_there_twice_counts_once(made, tmp_path):
+    rows = whole()
+    found = made([*rows, *rows])
+    assert lines(found)["lora"][2] == "1"
+    assert found.notes == []
+
+
+def test_of_a_repeated_run_the_last_counts_however_good(made):
+    first, second = row(accuracy=0.9, date="2026-01-01"), row(accuracy=0.6, date="2026-01-02")
+    assert fingerprint(first) == fingerprint(second)
+    found = made([second | {"id": "b"}, first | {"id": "a"}])
+    assert lines(found, 1)["lora"] == ["1", "60.00"]
+    assert found.notes == [
+        "lora on cifar100, seed 0: 2 runs under the same settings, of which the last counts (b, 2026-01-02), and their "
+        "accuracies differ: 60.00, 90.00."
+    ]
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"task": "svhn"}, {"optim__lr": 1.0}, {"data__lossy": True}])
+def test_the_fingerprint_changes_with_what_decides_the_number(changes):
+    assert fingerprint(row(**changes)) != fingerprint(row())
+
+
+def test_the_fingerprint_does_not_change_with_place_and_time():
+    elsewhere = row(accuracy=0.7, date="2027", train__accelerator="gpu", data__workers=4) | {"folder": "x", "git": "y"}
+    assert fingerprint(elsewhere) == fingerprint(row())
+
+
+def test_damaged_lines_are_named_with_file_and_line(tmp_path):
+    file = tmp_path / "a" / "results.jsonl"
+    append_row(file, row())
+    with file.open("a") as opened:
+        opened.write('{"id": "torn", "accu\n')
+        opened.write(json.dumps({"id": "other"}) + "\n")
+        opened.write(json.dumps(row(accuracy=77)) + "\n")
+        opened.write(json.dumps(row() | {"method": "lora"}) + "\n")
+    notes = report.build([tmp_path]).notes
+    assert [note.partition(": ")[0] for note in notes] == [f"{file}, line {number}" for number in (2, 3, 4, 5)]
+    assert notes[0].endswith("not a whole result row; it is left out.")
+    assert notes[1].endswith("a result row without 'backbone'; it is left out.")
+    assert notes[2].endswith("test accuracy is 77, not a fraction from 0 to 1; it is left out.")
+
+
+def test_several_files_and_folders_are_read_once_each(tmp_path):
+    append_row(tmp_path / "a" / "results.jsonl", row("svhn"))
+    append_row(tmp_path / "b" / "c" / "results.jsonl", row("dtd"))
+    found = report.build([tmp_path, tmp_path / "a", tmp_path / "a" / "results.jsonl"])
+    assert found.sections[0].tables[1].columns == ["method", "seeds", "dtd", "svhn"]
