@@ -1,6 +1,7 @@
 """An adapter: one safetensors file with exactly what training changed, and what it takes to use it.
 
-Tensors are `Tuned.delta()`, those of a method that packs (`vpeft.methods.Packing`) as it packs them. The header's metadata holds a JSON manifest under `vpeft`:
+Tensors are `Tuned.delta()`, those of a method that packs (`vpeft.methods.Packing`) as it packs them.
+The header's metadata holds a JSON manifest under `vpeft`:
 
     format, vpeft                format number and version of the package that wrote it
     backbone                     name, pretrained, image_size, seed, weights {source, origin, sha256}

@@ -1,0 +1,157 @@
+"""FishMask (Sung, Nair & Raffel, NeurIPS 2021, arXiv:2111.09839).
+
+    W + D,    D is zero but at the k entries of the backbone with the largest F
+    F = sum_n (d log p(y_n | x_n) / dW)^2,    the empirical Fisher information of n training images
+
+The mask is chosen before the first epoch and stays; the k values of D are what learns and is saved, with their
+places. Merged into W. Trained on the weight: any form on the output costs a second product with a matrix as
+large as W, forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vpeft.seams import Affine
+
+if TYPE_CHECKING:
+    from vpeft.backbones import Backbone
+    from vpeft.tuned import Tuned
+
+
+class FishMask(nn.Module):
+    """Single entries of the weights and biases; share x all of them: 428,232 for 0.005 on ViT-B/16.
+
+    Of all weights and biases of the patch embedding, the norms, attention and MLP: 85,646,592 on ViT-B/16. Official
+    code: varunnair18/FISH @ b5bff1e (no licence but in the parts of others; facts only), `label-square`. An adapter
+    takes 8 bytes for each entry: its place as a 32-bit number and its value.
+
+    Until the training images have been seen the mask is spread evenly. Each process chooses the same mask.
+
+    Differs: class token, position embeddings, scales of layers and patch merging are not candidates; the head is
+    not counted in the share; what learns is the change of an entry, so that weight decay pulls to the pretrained
+    value, and acts on it only with `decay_vectors`.
+
+    Args:
+        share: k over the number of candidates; 0.005 in the paper.
+        samples: Training images that F is measured on, drawn at random; 1024 in the official GLUE runs.
+
+    Raises:
+        ValueError: a share that is not in (0, 1] or leaves no entry, no samples; when attached, a map that another
+            method already changes; when prepared, F is zero everywhere.
+    """
+
+    places: Tensor
+
+    def __init__(self, backbone: Backbone, share: float = 0.005, samples: int = 1024) -> None:
+        super().__init__()
+        sizes = [tensor.numel() for affine in _affines(backbone) for tensor in affine.tensors().values()]
+        self.starts = [0, *accumulate(sizes)]
+        total = self.starts[-1]
+        count = int(share * total)
+        if not 0 < share <= 1 or count < 1:
+            raise ValueError(f"fishmask: share is {share}; expected a part of {total} entries, and one at least.")
+        if samples < 1:
+            raise ValueError(f"fishmask: samples is {samples}; at least 1 is needed.")
+        self.samples = samples
+        self.values = nn.Parameter(torch.zeros(count))
+        dtype = torch.int32 if total < 2**31 else torch.int64
+        spread = torch.arange(count, device="cpu") * (total // count)  # in ascending order, as all places
+        self.register_buffer("places", spread.to(dtype))
+        self._cut()
+
+    def attach(self, backbone: Backbone) -> None:
+        for affine, change in self._changes(backbone):
+            if affine.updates:
+                raise ValueError(
+                    f"fishmask: {type(affine.updates[0]).__name__} changes a map already, and the mask is on the "
+                    "backbone's own weights. Put fishmask before it in the list of methods."
+                )
+            affine.replace(change)
+
+    def merge(self, backbone: Backbone) -> None:
+        for affine, change in self._changes(backbone):
+            affine.merge(change)
+
+    def _changes(self, backbone: Backbone) -> list[tuple[Affine, Entries]]:
+        found, index = [], 0
+        for affine in _affines(backbone):
+            roles = list(affine.tensors())
+            found.append((affine, Entries(self, {role: index + place for place, role in enumerate(roles)})))
+            index += len(roles)
+        return found
+
+    def prepare(self, tuned: Tuned, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> None:
+        if epoch:
+            return
+        tensors = [tensor for affine in _affines(tuned.backbone) for tensor in affine.tensors().values()]
+        frozen = [tensor for tensor in tensors if not tensor.requires_grad]
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        fisher = [torch.zeros_like(tensor) for tensor in tensors]
+        for image, label in self._drawn(batches):
+            loss = F.cross_entropy(tuned(image), label)
+            for sum_, gradient in zip(fisher, torch.autograd.grad(loss, tensors, allow_unused=True), strict=True):
+                if gradient is not None:
+                    sum_.addcmul_(gradient, gradient)
+        for tensor in frozen:
+            tensor.requires_grad_(False)
+        scores = torch.cat([one.flatten() for one in fisher])
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(scores, 0)  # a GPU need not round alike in two processes
+        if not scores.any():
+            raise ValueError(
+                "fishmask: the Fisher information of the backbone is zero everywhere, as it is under a head that "
+                "starts as zero. Set head.init to trunc_normal."
+            )
+        self.places.copy_(scores.topk(len(self.places)).indices.sort().values)
+        self._cut()
+
+    def _drawn(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Images one by one: the square is of the gradient of each."""
+        total, place = sum(len(labels) for _, labels in batches), 0
+        chosen = set(torch.randperm(total)[: self.samples].tolist())
+        for images, labels in batches:
+            for image, label in zip(images.split(1), labels.split(1), strict=True):
+                if place in chosen:
+                    yield image, label
+                place += 1
+
+    def _cut(self) -> None:
+        """Which of the places, in ascending order, are in which tensor."""
+        starts = torch.tensor(self.starts, dtype=self.places.dtype, device=self.places.device)
+        self.cuts = torch.searchsorted(self.places, starts).tolist()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._cut()
+
+    def changed(self, tensor: Tensor, index: int) -> Tensor:
+        start, stop = self.cuts[index], self.cuts[index + 1]
+        if start == stop:
+            return tensor
+        places = self.places[start:stop] - self.starts[index]
+        return tensor.flatten().index_add(0, places, self.values[start:stop].to(tensor.dtype)).view_as(tensor)
+
+
+class Entries:
+    """The change of one map, by the indices of its weight and bias among all candidates."""
+
+    def __init__(self, method: FishMask, index: dict[str, int]) -> None:
+        self.method, self.index = method, index
+
+    def weight(self, w: Tensor) -> Tensor:
+        return self.method.changed(w, self.index["weight"])
+
+    def bias(self, b: Tensor) -> Tensor:
+        return self.method.changed(b, self.index["bias"]) if "bias" in self.index else b
+
+
+def _affines(backbone: Backbone) -> list[Affine]:
+    return [*backbone.family.affines.values(), *(a for block in backbone.blocks for a in block.affines.values())]
