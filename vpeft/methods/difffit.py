@@ -25,10 +25,10 @@ class DiffFit(nn.Module):
     140,544 on ViT-B/16.
 
     There is no official code for classifiers. What is trained, and scales of width d that start as ones, are those
-    of OSU-MLB/ViT_PEFT_Vision @ cea7e21 (no licence). The paper also trains the class embedding of its diffusion
-    model, which a backbone does not have, and leaves the scales out of some blocks; here all blocks have them.
+    of OSU-MLB/ViT_PEFT_Vision @ cea7e21 (no licence). All blocks have scales, as there.
 
-    Differs: nothing known from that list; LayerScale is no norm and stays frozen.
+    Differs: nothing known from that list; what belongs to diffusion in the paper's is not here. LayerScale is no norm
+    and stays frozen.
     """
 
     def __init__(self, backbone: Backbone) -> None:

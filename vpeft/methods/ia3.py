@@ -23,8 +23,7 @@ class IA3(nn.Module):
     """Three vectors a block, all ones at the start; L (2 d + h) parameters, h the MLP's width: 55,296 on ViT-B/16.
 
     Equal to Hugging Face peft's IA3 on key, value and fc2 (huggingface/peft, Apache-2.0), where q, k and v are
-    maps of their own. The paper is about language models (r-three/t-few, MIT) and has no vision recipe. Vectors
-    start as ones and move slowly, so the rate is larger than that of adapters.
+    maps of their own. The paper is about language models (r-three/t-few @ 114dece, MIT) and has no vision recipe.
 
     Differs: nothing known.
 

@@ -27,15 +27,15 @@ class KronA(nn.Module):
     """Kronecker updates of chosen linear maps; o i + p k parameters each, 2 L of them: 38,400 on ViT-B/16, where A is
     24 x 24 and B 32 x 32.
 
-    No official code is public. The shapes of A and B are the paper's free choice; here A takes of each width the
-    largest divisor that is at most `factor`, by default its square root, which is close to the fewest parameters.
-    With both factors full, LoKr of Hugging Face peft (Apache-2.0) is the same update.
+    No official code is known to us. A takes of each width the largest divisor that is at most `factor`, by default
+    its square root, which is close to the fewest parameters. LoKr of Hugging Face peft (Apache-2.0) with both factors
+    full is the same update, and its start is followed: A as zero, B as a torch linear.
 
-    Differs: the paper's two adapters beside the MLP (KronA^B, KronA^B_res) are not here. It tunes s; it does not say
-    which factor starts as zero: A here, as in peft, and B as a torch linear.
+    Differs: shapes and start are ours and not compared with the paper's; its two variants beside the feed-forward
+    network (KronA_B, KronA_Bres) are not here.
 
     Args:
-        scale: s; 1, and tuned in the paper.
+        scale: s, fixed; ours.
         targets: Maps by role: q k v qkv proj fc1 fc2. q and v are the paper's.
         factor: Upper bound of A's two sizes; their square roots if none is given.
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class RepAdapter(nn.Module):
     """Linear adapters before every attention and MLP; 2 L (d r + r + d r / g + d) parameters: 239,808 on ViT-B/16.
 
-    The paper's 0.22 M leaves the biases out. Follows the official code (luogen1996/RepAdapter @ 360992f, no licence
-    file, Apache-2.0 in its headers): `repblock` there is the default here, `repattn` is `mlp: false`. s is searched
-    in 0.1, 0.5, 1, 5, 10 per task; drop_path is 0.1. Two of its README's rows look swapped, so its two settings are
-    not to be told apart by them.
+    Without biases it is 221,184, 0.22 M. Follows the official code (luogen1996/RepAdapter @ 360992f, no licence file,
+    Apache-2.0 in its headers): `repblock` there is the default here, `repattn` is `mlp: false`. s is searched in
+    0.1, 0.5, 1, 5, 10 per task; drop_path is 0.1. In the README of its first commits (1040641) the per-task rows of
+    the two look swapped against their averages; today's README has no such table.
 
     Differs: nothing known from that code in training; merging also covers q, k and v that are maps of their own.
 
