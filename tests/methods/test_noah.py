@@ -22,7 +22,7 @@ def names(g, part):
         found[f"cells.{i}.updates.0.up.0"] = g[f"{part}/blocks.{i}.lora.B.weight"]
         for linear in ("down", "up"):
             for kind in ("weight", "bias"):
-                found[f"cells.{i}.adapter.{linear}.{kind}"] = g[f"{part}/blocks.{i}.adapter.{linear}.{kind}"]
+                found[f"cells.{i}.adapter.bottleneck.{linear}.{kind}"] = g[f"{part}/blocks.{i}.adapter.{linear}.{kind}"]
     return found
 
 
@@ -60,10 +60,9 @@ def subnet_of(noah: NOAH, architecture: Architecture) -> dict[str, torch.Tensor]
             state[f"cells.{i}.down.weight"] = cell.down.weight[:r]
             state |= {f"cells.{i}.updates.{j}.up.0": update.up[0][:, :r] for j, update in enumerate(cell.updates)}
         if w:
-            state[f"cells.{i}.adapter.down.weight"] = cell.adapter.down.weight[:w]
-            state[f"cells.{i}.adapter.down.bias"] = cell.adapter.down.bias[:w]
-            state[f"cells.{i}.adapter.up.weight"] = cell.adapter.up.weight[:, :w]
-            state[f"cells.{i}.adapter.up.bias"] = cell.adapter.up.bias
+            down, up, name = cell.adapter.bottleneck.down, cell.adapter.bottleneck.up, f"cells.{i}.adapter.bottleneck"
+            state |= {f"{name}.down.weight": down.weight[:w], f"{name}.down.bias": down.bias[:w]}
+            state |= {f"{name}.up.weight": up.weight[:, :w], f"{name}.up.bias": up.bias}
     return state
 
 
@@ -101,7 +100,7 @@ def test_every_parameter_of_the_supernet_has_a_gradient_whatever_is_sampled():
         assert parameter.grad is not None, name
     assert noah.cells[0].prompts.grad[0].any()
     assert not noah.cells[0].prompts.grad[1:].any()
-    assert not noah.cells[1].adapter.up.bias.grad.any()
+    assert not noah.cells[1].adapter.bottleneck.up.bias.grad.any()
 
 
 def test_a_block_without_prompts_keeps_those_before_it_and_one_with_some_replaces_them():

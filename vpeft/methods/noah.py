@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpeft.methods.bottleneck import Bottleneck
 from vpeft.methods.lora import LowRank
 from vpeft.modules import Modules
 from vpeft.seams import Block
@@ -154,7 +155,7 @@ class Cell(nn.Module):
             for affine, rows in maps
             if self.down is not None
         )
-        self.adapter = Adapter(dim, adapter, dropout) if adapter else None
+        self.adapter = Adapter(dim, adapter, dropout.p) if adapter else None
         self.at = 0  # first place of the prompts in the sequence
         self.width = self.arriving = self.standing = 0  # prompts of this block, and in the sequence before and after
 
@@ -181,20 +182,17 @@ class Cell(nn.Module):
 class Adapter(nn.Module):
     """y + up(dropout(qgelu(down(y)))) on its first `width` hidden units."""
 
-    def __init__(self, dim: int, width: int, dropout: nn.Dropout) -> None:
+    def __init__(self, dim: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
-        self.dropout, self.width = dropout, width
-        for linear in (self.down, self.up):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.normal_(linear.bias, std=1e-6)
+        self.bottleneck, self.width = Bottleneck(dim, width, "quick_gelu", dropout).init_xavier(), width
 
     def forward(self, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
-        z = F.linear(y, self.down.weight[: self.width], self.down.bias[: self.width])
-        z = self.dropout(z * (1.702 * z).sigmoid())
+        down, up = self.bottleneck.down, self.bottleneck.up
+        z = F.linear(y, down.weight[: self.width], down.bias[: self.width])
+        z = self.bottleneck.dropout(self.bottleneck.act(z))
         # Without a hidden unit there is no adapter, and its bias is still part of the graph, as DDP wants it.
-        bias = self.up.bias if self.width else 0 * self.up.bias
-        return y + F.linear(z, self.up.weight[:, : self.width], bias).reshape(y.shape)
+        bias = up.bias if self.width else 0 * up.bias
+        return y + F.linear(z, up.weight[:, : self.width], bias).reshape(y.shape)
 
 
 def _widths(name: str, value: int | Sequence[int], backbone: Backbone) -> tuple[int, ...]:
