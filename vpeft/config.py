@@ -114,6 +114,11 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
             methods.check(setting.value if setting else config.method)
         except ValueError as error:
             raise ConfigError(f"{setting.source if setting else source}: {error}") from error
+    if config.cache_features:
+        try:
+            methods.check_cacheable(config.method)
+        except ValueError as error:
+            raise ConfigError(f"{settings['cache_features'].source}: {error}") from error
     config.method = _plain(methods.resolve(config.method))
     return config
 

@@ -31,6 +31,7 @@ from vpeft.run_folder import RunFolder
 from vpeft.schema import mistakes
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
 from vpeft.tasks.classification import Classification
+from vpeft.tasks.feature_cache import FeatureCache
 from vpeft.tasks.reporting import Bar, EpochLines, TestPictures
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, LastCheckpoint, StepSeeds
 from vpeft.tasks.summary import print_summary
@@ -86,7 +87,10 @@ def assemble(config: Config) -> tuple[Classification, ClassificationData]:
     backbone = backbones.create(*_backbone_spec(config))
     interpolation = cast(Interpolation, backbone.interpolation)
     data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed)
-    return build_task(config, backbone, data.classes), data
+    task = build_task(config, backbone, data.classes)
+    if config.cache_features:
+        task.cache = FeatureCache(task.tuned, {part: len(data.splits[part].files) for part in ("train", "val")})
+    return task, data
 
 
 def check(config: Config) -> None:
@@ -99,6 +103,11 @@ def check(config: Config) -> None:
         raise ConfigError(sentence)
     if config.protocol is not None:
         protocols.read(config.protocol, "protocol")
+    if config.cache_features:
+        try:
+            methods.check_cacheable(config.method)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     train = config.train
     if train.selection == "best_val" and train.val_every > train.epochs:
         raise ConfigError(

@@ -156,6 +156,8 @@ class Config:
         data: Images and labels.
         optim: Optimiser and schedule.
         train: How the run goes.
+        cache_features: Run the backbone once for every image and keep what the method needs of it in memory; for
+            methods under which that does not change (linear, vqt).
         seed: Of initialisation, order and dropout.
         output: Folder that receives one folder a run, and results.jsonl.
         name: The run's folder; None is made from task, method, backbone and seed.
@@ -173,6 +175,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    cache_features: bool = False
     seed: int = 0
     output: Path = Path("runs")
     name: str | None = None
@@ -246,6 +249,8 @@ def mistakes(config: Config) -> Iterator[tuple[str, str]]:
         yield "head.templates", "head.templates must be sentences with {} for the name of the class, or 'openai'"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
+    if config.cache_features:
+        yield from _uncacheable(config)
     warmup, epochs = config.optim.warmup_epochs, config.train.epochs
     if warmup >= epochs:
         yield (
@@ -261,3 +266,23 @@ def mistakes(config: Config) -> Iterator[tuple[str, str]]:
         )
     if config.name is not None and (config.name in ("", ".", "..") or "/" in config.name):
         yield "name", f"name must be the name of one folder, not '{config.name}'; its parent is 'output'"
+
+
+def _uncacheable(config: Config) -> Iterator[tuple[str, str]]:
+    if config.data.augment != "none":
+        yield (
+            "cache_features",
+            f"cache_features keeps one view of every image, and data.augment {config.data.augment} makes new ones",
+        )
+    if config.drop_path:
+        yield (
+            "cache_features",
+            f"cache_features keeps what the whole backbone makes of an image, and drop_path {config.drop_path:g} "
+            + "leaves out other parts of it at every step",
+        )
+    if config.train.devices != 1 or config.train.nodes != 1 or config.train.strategy == "fsdp":
+        yield (
+            "cache_features",
+            "cache_features keeps images in the memory of one process; give train.devices 1, train.nodes 1 and another "
+            + "train.strategy than fsdp, or leave it out",
+        )

@@ -21,13 +21,18 @@ from vpeft.data.listing import Split
 _CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def memory_limit() -> int:
-    """Bytes that all splits of all processes here may take: 4 GiB, or a quarter of the memory where that is less."""
-    memory = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+def memory() -> int:
+    """Bytes of this machine, or of the container that this runs in."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in _CONTAINER:
         with contextlib.suppress(OSError, ValueError):  # the latter for "max", which is no limit
-            memory.append(int(file.read_text()))
-    return min(4 * 2**30, min(memory) // 4)
+            limits.append(int(file.read_text()))
+    return min(limits)
+
+
+def memory_limit() -> int:
+    """Bytes that all splits of all processes here may take: 4 GiB, or a quarter of the memory where that is less."""
+    return min(4 * 2**30, memory() // 4)
 
 
 class Images:

@@ -20,11 +20,14 @@ from vpeft.methods.adaptformer import AdaptFormer
 from vpeft.methods.bi_adapter import BiAdapter
 from vpeft.methods.bitfit import BitFit
 from vpeft.methods.compacter import Compacter
+from vpeft.methods.convpass import Convpass
 from vpeft.methods.dam_vp import DAMVP
 from vpeft.methods.difffit import DiffFit
 from vpeft.methods.dora import DoRA
 from vpeft.methods.dtl import DTL
 from vpeft.methods.evp import EVP
+from vpeft.methods.fact_tk import FactTK
+from vpeft.methods.fact_tt import FactTT
 from vpeft.methods.fishmask import FishMask
 from vpeft.methods.full import Full
 from vpeft.methods.houlsby import Houlsby
@@ -59,11 +62,14 @@ METHODS: dict[str, type[nn.Module]] = {
     "bi_adapter": BiAdapter,
     "bitfit": BitFit,
     "compacter": Compacter,
+    "convpass": Convpass,
     "dam_vp": DAMVP,
     "difffit": DiffFit,
     "dora": DoRA,
     "dtl": DTL,
     "evp": EVP,
+    "fact_tk": FactTK,
+    "fact_tt": FactTT,
     "fishmask": FishMask,
     "full": Full,
     "houlsby": Houlsby,
@@ -179,6 +185,19 @@ class Stepping(Protocol):
         ...
 
 
+@runtime_checkable
+class Cacheable(Protocol):
+    """A method under which the frozen part of the model makes the same of an image in every epoch."""
+
+    def frozen(self, backbone: Backbone, images: Tensor) -> tuple[Tensor, ...]:
+        """All that it needs to know of normalised images [B, 3, H, W]; each tensor [B, ...], without a gradient."""
+        ...
+
+    def features(self, *frozen: Tensor) -> Tensor:
+        """What the head sees of images of which `frozen` is known."""
+        ...
+
+
 def feature_dim(backbone: Backbone, methods: Iterable[nn.Module]) -> int:
     """Width of what the head sees."""
     return backbone.dim + sum(method.added_features for method in methods if isinstance(method, Widening))
@@ -226,6 +245,18 @@ def check(spec: Spec) -> None:
                 raise ValueError(f"method {name} has no '{key}'; {hint}")
             if not _fits(value, options[key]):
                 raise ValueError(f"method {name}: {key} is {value!r}, which is not {_words(options[key])}.")
+
+
+def check_cacheable(spec: Spec) -> None:
+    """Raise ValueError unless `spec` names one method, and that is Cacheable."""
+    names = [entry["name"] for entry in _entries(spec)]
+    changing = [name for name in names if not issubclass(METHODS[name], Cacheable)]
+    if changing or len(names) > 1:
+        known = ", ".join(name for name, method in METHODS.items() if issubclass(method, Cacheable))
+        why = "what the backbone makes of an image changes while it trains" if changing else "it takes one method alone"
+        raise ValueError(
+            f"cache_features cannot be used with method {'+'.join(changing or names)}: {why}. It is for {known}."
+        )
 
 
 def options(name: str) -> dict[str, Any]:

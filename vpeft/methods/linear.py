@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
@@ -21,6 +21,13 @@ class Linear(nn.Module):
 
     def attach(self, backbone: Backbone) -> None:
         """Nothing to wire."""
+
+    def frozen(self, backbone: Backbone, images: Tensor) -> tuple[Tensor, ...]:
+        """The features [B C]."""
+        return (backbone.look(images),)
+
+    def features(self, features: Tensor) -> Tensor:
+        return features
 
     def merge(self, backbone: Backbone) -> None:
         """The backbone is unchanged."""

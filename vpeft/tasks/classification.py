@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from vpeft.config import OptimConfig, TrainConfig
 from vpeft.methods import Penalised, Preparing, Stepping
 from vpeft.metrics import Evaluation, evaluate
+from vpeft.tasks.feature_cache import FeatureCache
 from vpeft.tasks.optimisation import learning_rates, optimizer, parameter_groups, schedule
 from vpeft.tuned import Tuned
 
@@ -25,7 +26,8 @@ from vpeft.tuned import Tuned
 class Classification(L.LightningModule):
     """Cross-entropy on a Tuned backbone; batches are {image: uint8 [B, 3, H, W], label, index: [B]}.
 
-    `evaluation` holds what the last validation or test measured. A Lightning checkpoint of this
+    `evaluation` holds what the last validation or test measured; `cache`, where it is set, what the backbone makes of
+    images, which is then computed once. A Lightning checkpoint of this
     module holds only what is trained.
 
     Args:
@@ -55,6 +57,7 @@ class Classification(L.LightningModule):
         self.normalization = (tuple(mean), tuple(std))
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.cache: FeatureCache | None = None
         self.evaluation: Evaluation | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self.strict_loading = False  # the frozen backbone is not in a checkpoint; on_load_checkpoint is strict
@@ -67,9 +70,15 @@ class Classification(L.LightningModule):
         """What the model sees of uint8 images."""
         return (images.float() / 255 - self.mean) / self.std
 
+    def logits(self, batch: dict[str, Tensor], split: str) -> Tensor:
+        """Logits [B, K] of a batch, through the cache where its split is kept."""
+        if self.cache is None or split not in self.cache.counts:
+            return self(batch["image"])
+        return self.cache.logits(split, batch["index"], lambda new: self.normalised(batch["image"][new]))
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         labels = batch["label"]
-        logits = self(batch["image"])
+        logits = self.logits(batch, "train")
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         for method in self.tuned.methods:
             if isinstance(method, Penalised):
@@ -111,7 +120,13 @@ class Classification(L.LightningModule):
             self.trainer.check_val_every_n_epoch = 1
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        logits = self(batch["image"]).float().cpu()
+        return self._note(batch, self.logits(batch, "val"))
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self._note(batch, self(batch["image"]))
+
+    def _note(self, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+        logits = logits.float().cpu()
         self._seen.append((logits, batch["label"].cpu(), batch["index"].cpu()))
         return logits
 
@@ -121,7 +136,6 @@ class Classification(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._measure("val")
 
-    test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
 
     def on_test_epoch_end(self) -> None:
