@@ -151,7 +151,7 @@ def _unpacked(tuned: Tuned, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             delta |= _prefixed(prefix, method.unpack(packed))
         except (KeyError, IndexError, RuntimeError) as error:
             raise ValueError(
-                f"{type(method).__name__} cannot unpack {', '.join(packed) or 'nothing'}: {error}"
+                f"{type(method).__name__} cannot unpack {', '.join(sorted(packed)) or 'nothing'}: {error}"
             ) from error
     return delta
 

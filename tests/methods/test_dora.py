@@ -63,7 +63,7 @@ def test_the_norm_is_that_of_the_whole_matrix_and_both_forms_agree(targets):
 
 
 def test_a_direction_that_cancels_the_weight_stays_finite():
-    body, method = ours(rank=32, targets=["proj"], alpha=32.0)
+    _, method = ours(rank=32, targets=["proj"], alpha=32.0)
     update, w = method.updates[0], method.updates[0].affine.tensors()["weight"]
     with torch.no_grad():
         method.down[0].weight.copy_(-w)

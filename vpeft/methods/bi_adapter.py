@@ -127,7 +127,8 @@ def encode(weight: Tensor, fixed: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 @lru_cache
 def levels(bits: int) -> tuple[Tensor, Tensor]:
     """The levels, each the median of its bin under a standard normal, and the bins' boundaries halfway between."""
-    level = torch.zeros(2**bits, dtype=torch.float64)
+    level = torch.zeros(2**bits, dtype=torch.float64, device="cpu")
+    boundaries = level[1:]
     for _ in range(500):  # as many as in the official code
         boundaries = (level[1:] + level[:-1]) / 2
         share = F.pad(torch.special.ndtr(boundaries), (1, 1))
