@@ -1,14 +1,21 @@
 """LION's equilibria against long unrolled iteration and finite differences; its lottery against its statement."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
+from tests.runs import tiny_config, write_images
 from tests.zoo import backbone, image, shake, tuned
+from vpeft.config import to_yaml
 from vpeft.methods import build
 from vpeft.methods.lion import Implicit, equilibrium
+from vpeft.run import train
 
 
 def problem(norm=0.9):
@@ -163,6 +170,23 @@ def test_a_resumed_run_rewinds_to_the_same_values():
         resumed.after_step(step, 10)
     for one, other in zip(through.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_lottery_under_fsdp_in_two_processes_is_that_of_one(tmp_path):
+    images, spec = write_images(tmp_path / "images" / "colors"), {"name": "lion", "rank": 4}
+    train(tiny_config(images, tmp_path / "one", spec, epochs=2))
+    config = tiny_config(images, tmp_path / "two", spec, epochs=2, strategy="fsdp", devices=2)
+    config.data.batch_size //= 2
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    command = [sys.executable, "tools/train.py", str(file)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "run" / "adapter.safetensors") for name in ("one", "two"))
+    assert set(one) == set(two)
+    assert float(two["methods.0.layers.0.keep_u"].float().mean()) == 0.5
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_without_sparsity_nothing_is_pruned():

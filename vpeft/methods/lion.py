@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
 from vpeft.modules import Modules
@@ -125,18 +126,31 @@ class Implicit(nn.Module):
     def prune(self, share: float) -> None:
         """Mask the smallest entries of each matrix, that share of all of them, and rewind the others."""
         for name in ("u", "w", "v"):
-            size, keep = self.masked(name).abs().flatten(), getattr(self, f"keep_{name}")
+            size, keep = _whole(getattr(self, name)).abs().flatten(), getattr(self, f"keep_{name}")
             # What is masked already counts as smaller than any zero that is not.
             size = size.masked_fill(~keep.flatten(), -1.0)
             keep.view(-1)[size.argsort()[: round(share * len(size))]] = False
         for name, parameter in self.named_parameters():
-            parameter.copy_(self._initial[name])
+            parameter.copy_(_shared(self._initial[name].to(parameter.device), parameter))
 
     @torch.no_grad()
     def clear(self) -> None:
         """Zero what is masked: an optimiser's momentum still moves it."""
         for name in ("u", "w", "v"):
-            getattr(self, name).mul_(getattr(self, f"keep_{name}"))
+            parameter = getattr(self, name)
+            parameter.mul_(_shared(getattr(self, f"keep_{name}"), parameter))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor of which FSDP leaves a share in each process."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _shared(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every process has whole, divided as FSDP divides `like`."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 class _Equilibrium(torch.autograd.Function):
