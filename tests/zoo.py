@@ -155,6 +155,14 @@ CASES: dict[str, Case] = {
     "ilm_vp": Case({"name": "ilm_vp", "inner": 49}, "ilm_vp", identity=False, structural=True),
     "ilm_vp_border": Case({"name": "ilm_vp", "kind": "border", "inner": 48}, "ilm_vp with border"),
     "dam_vp": Case({"name": "dam_vp", "prompts": 3, "size": 5}, "dam_vp", identity=False, structural=True),
+    "convpass": Case({"name": "convpass", "bottleneck": 4}, "convpass", structural=True),
+    "convpass_attn": Case(
+        {"name": "convpass", "bottleneck": 4, "attention_only": True, "conv_init": "xavier"}, "convpass"
+    ),
+    "fact_tt": Case({"name": "fact_tt", "rank": 4, "dropout": 0.0}, "fact_tt", merges=True, structural=True),
+    "fact_tt_dropout": Case({"name": "fact_tt", "rank": 4}, "fact_tt with dropout", merges=True),
+    "fact_tk": Case({"name": "fact_tk", "rank": 4, "dropout": 0.0}, "fact_tk", merges=True, structural=True),
+    "fact_tk_dropout": Case({"name": "fact_tk", "rank": 4}, "fact_tk with dropout", merges=True),
     # The official start is near the backbone and not the backbone; init_std 0 is the paper's text.
     "ssf": Case({"name": "ssf"}, "ssf", identity=False, merges=True, structural=True),
     "ssf_identity": Case({"name": "ssf", "init_std": 0.0}, "ssf", merges=True),
@@ -184,6 +192,8 @@ REFUSED: dict[tuple[str, str], str] = {
     ("timm_swin", "vqt_weighted"): "within windows",
     ("timm_swin", "vpt_project"): "grows wider from stage to stage",
     ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
+    ("open_clip", "fact_tt_dropout"): "reads its projections as tensors",
+    ("open_clip", "fact_tk_dropout"): "reads its projections as tensors",
     ("open_clip", "noah"): "reads 'qkv' as a tensor",
 }
 
@@ -223,6 +233,10 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "adalora"}, 442_656),
     ({"name": "bi_adapter"}, 589_824),
     ({"name": "fishmask"}, 428_232),
+    ({"name": "convpass"}, 327_552),
+    ({"name": "convpass", "attention_only": True}, 163_776),
+    ({"name": "fact_tt"}, 61_440),
+    ({"name": "fact_tk"}, 86_528),
     ({"name": "ssf"}, 205_824),
     ({"name": "ia3"}, 55_296),
     ({"name": "difffit"}, 140_544),
@@ -304,6 +318,18 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
         lambda s: (s.dim * (3 * s.patch**2 + 3 + s.depth * (4 * s.dim + 9 + 2 * s.hidden)) + s.depth * s.hidden) // 4,
     ),
     ({"name": "bitfit"}, lambda s: s.dim * (2 + s.depth * 7) + s.depth * s.hidden),
+    (
+        {"name": "convpass", "bottleneck": 5},
+        lambda s: 2 * s.depth * (2 * s.dim * 5 + 9 * 5**2 + 2 * 5 + s.dim),
+    ),
+    (
+        {"name": "fact_tt", "rank": 3},
+        lambda s: 2 * s.dim * 3 + s.depth * (4 + 2 * s.hidden // s.dim) * 3**2,
+    ),
+    (
+        {"name": "fact_tk", "rank": 3},
+        lambda s: 2 * s.dim * 3 + 3**3 + s.depth * (4 + 2 * s.hidden // s.dim) * 3,
+    ),
     ({"name": "ssf"}, lambda s: 4 * s.dim + s.depth * (14 * s.dim + 2 * s.hidden)),
     ({"name": "ia3"}, lambda s: s.depth * (2 * s.dim + s.hidden)),
     ({"name": "difffit"}, lambda s: s.dim * (11 * s.depth + 3) + s.depth * s.hidden),

@@ -67,6 +67,27 @@ def dtl(g: State, part: str) -> State:
     return side | ({"fusion.32.weight": g[fusion]} if fusion in g else {})
 
 
+def convpass(g: State, part: str) -> State:
+    branches = [b for b in ("attn", "mlp") if f"{part}/blocks.0.convpass_{b}.conv.weight" in g]
+    places = [f"blocks.{i}.convpass_{branch}" for i in range(3) for branch in branches]
+    names = [f"{layer}.{k}" for layer in ("down", "conv", "up") for k in ("weight", "bias")]
+    return {f"adapters.{i}.{n}": g[f"{part}/{place}.{n}"] for i, place in enumerate(places) for n in names}
+
+
+def fact(g: State, part: str) -> State:
+    return {f"factors.32.{ours}": g[f"{part}/{ours.upper()}.weight"] for ours in "uv"}
+
+
+def fact_tt(g: State, part: str) -> State:
+    maps = [(f"blocks.{i}", roles) for i in range(3) for roles in (("q", "k", "v"), ("proj",), ("fc1",), ("fc2",))]
+    cores = [torch.cat([g[f"{part}/{b}.sigma_{role}.weight"] for role in roles]) for b, roles in maps]
+    return fact(g, part) | {f"updates.{i}.core.s": core for i, core in enumerate(cores)}
+
+
+def fact_tk(g: State, part: str) -> State:
+    return fact(g, part) | {f"tensors.32.{ours}": g[f"{part}/{ours.upper()}"] for ours in "cp"}
+
+
 CASES: dict[str, tuple[dict, Callable[[State, str], State]]] = {
     "cls_dtl": ({"name": "dtl", "first": 1}, dtl),
     "cls_dtl_plus": ({"name": "dtl", "first": 1, "kernel": 3}, dtl),
@@ -81,6 +102,10 @@ CASES: dict[str, tuple[dict, Callable[[State, str], State]]] = {
         {"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
         lora_noah,
     ),
+    "cls_convpass": ({"name": "convpass", "scale": 0.5}, convpass),
+    "cls_convpass_attn": ({"name": "convpass", "scale": 0.5, "attention_only": True}, convpass),
+    "cls_fact_tt": ({"name": "fact_tt", "rank": 4, "scale": 0.5}, fact_tt),
+    "cls_fact_tk": ({"name": "fact_tk", "rank": 4, "scale": 0.5}, fact_tk),
     "cls_ssf": ({"name": "ssf"}, ssf),
     "cls_lora_adapter_plus": ({"name": "lora", "rank": 4, "alpha": 4.0, "targets": ["q", "k"]}, lora_adapter_plus),
 }

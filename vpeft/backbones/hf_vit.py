@@ -128,8 +128,8 @@ def _patch_affine(model: Any) -> Affine:
 
 
 def _mlp_affines(mlp: Any) -> dict[str, Affine]:
-    if hasattr(mlp, "weights_in"):  # DINOv2's SwiGLU
-        return {"fc1": Affine(mlp.weights_in), "fc2": Affine(mlp.weights_out)}
+    if hasattr(mlp, "gate_proj"):  # DINOv2's SwiGLU
+        return {"fc1_g": Affine(mlp.gate_proj), "fc1_x": Affine(mlp.up_proj), "fc2": Affine(mlp.down_proj)}
     return {"fc1": Affine(mlp.fc1), "fc2": Affine(mlp.fc2)}
 
 
