@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vpeft.methods.low_rank import LowRank, maps
 from vpeft.modules import Modules
@@ -53,7 +54,8 @@ class AdaLoRA(nn.Module):
 
     Raises:
         ValueError: a rank that does not fall, phases that leave no time between them, a beta outside (0, 1); a
-            target that this backbone does not have, that is named twice or is a norm.
+            target that this backbone does not have, that is named twice or is a norm; at the first step, parameters
+            that FSDP shares out.
     """
 
     sensitivity: Tensor
@@ -132,6 +134,11 @@ class AdaLoRA(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+            raise ValueError(
+                "adalora: triplets are scored on whole tensors, and FSDP leaves a share of each in a process. Set "
+                "train.strategy to ddp."
+            )
         if step < self._phases(steps)[1]:
             self._observe()
         budget, due = self.budget(step, steps)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from vpeft.seams import Affine
@@ -44,7 +45,8 @@ class FishMask(nn.Module):
 
     Raises:
         ValueError: a share that is not in (0, 1] or leaves no entry, no samples; when attached, a map that another
-            method already changes; when prepared, F is zero everywhere.
+            method already changes; when prepared, F is zero everywhere or FSDP
+            shares out the backbone.
     """
 
     places: Tensor
@@ -91,6 +93,11 @@ class FishMask(nn.Module):
         if epoch:
             return
         tensors = [tensor for affine in _affines(tuned.backbone) for tensor in affine.tensors().values()]
+        if any(isinstance(tensor, DTensor) for tensor in tensors):
+            raise ValueError(
+                "fishmask: entries are compared over the whole backbone, and FSDP leaves a share of it in a process. "
+                "Set train.strategy to ddp."
+            )
         frozen = [tensor for tensor in tensors if not tensor.requires_grad]
         for tensor in frozen:
             tensor.requires_grad_(True)
