@@ -119,6 +119,36 @@ def test_an_affine_after_any_operation_merges_into_it(name):
             torch.testing.assert_close(edited(image()), merged(image()), rtol=1e-3, atol=1e-4, msg=role)
 
 
+class Doubled:
+    def weight(self, w: Tensor) -> Tensor:
+        return 2 * w
+
+    def bias(self, b: Tensor) -> Tensor:
+        return b + 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_replaced_tensors_act_from_call_to_return_and_leave_the_stored_ones(name):
+    body, plain = backbone(name), backbone(name)
+    keys = set(body.state_dict())
+    for block, twin in zip(body.blocks, plain.blocks, strict=True):
+        for role in ("norm1", "fc1"):
+            block.affines[role].replace(Doubled())
+            for which, tensor in twin.affines[role].tensors().items():
+                tensor.data.copy_(getattr(Doubled(), which)(tensor))
+    torch.testing.assert_close(body(image()), plain(image()))
+    assert set(body.state_dict()) == keys
+    assert all(isinstance(p, nn.Parameter) for block in body.blocks for p in block.affines["fc1"].tensors().values())
+
+
+def test_a_map_that_fails_gets_its_own_tensors_back():
+    affine = Affine(nn.Linear(4, 3))
+    affine.replace(Doubled())
+    with pytest.raises(RuntimeError):
+        affine.owner(torch.randn(2, 5))
+    assert isinstance(affine.owner.weight, nn.Parameter)
+
+
 def test_a_shift_without_a_bias_to_go_to_refuses_to_merge():
     with pytest.raises(ValueError, match="adds a bias to a Linear that has none"):
         Affine(nn.Linear(32, 32, bias=False)).merge(ScaleShift(32))

@@ -35,9 +35,9 @@ class FishMask(nn.Module):
 
     Until the training images have been seen the mask is spread evenly. Each process chooses the same mask.
 
-    Differs: class token, position embeddings, scales of layers and patch merging are not candidates; the head is
-    not counted in the share; what learns is the change of an entry, so that weight decay pulls to the pretrained
-    value, and acts on it only with `decay_vectors`.
+    Differs: class token, position embeddings, scales of layers and the projections of patch merging are not
+    candidates; the head is not counted in the share; what learns is the change of an entry, so that weight decay
+    pulls to the pretrained value, and acts on it only with `decay_vectors`.
 
     Args:
         share: k over the number of candidates; 0.005 in the paper.
