@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from vpeft import protocols
+from vpeft import methods, protocols
 from vpeft.results import published
 from vpeft.results.averages import GROUPS, TASKS, averages, tasks_of
 from vpeft.yaml_file import read_yaml
@@ -118,6 +118,12 @@ def test_every_row_is_understood():
             assert any(entry["protocol"].startswith(start) for entry in VTAB), start
     for entry in VTAB:
         published.family_of(entry["protocol"])
+
+
+def test_counterparts_are_methods_with_such_options():
+    for spec in published.read_families()["methods"].values():
+        if spec is not None:
+            methods.check(spec)
 
 
 def test_families_named_as_protocols_are_those_protocols():
