@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vpeft.backbones import Backbone
-from vpeft.methods import Mergeable, Selective
+from vpeft.methods import Mergeable, Selective, name_of
 from vpeft.modules import Modules
 
 
@@ -45,7 +45,13 @@ class Tuned(nn.Module):
             self._drop_paths(drop_path)  # first, so that what a method adds is not dropped with the branch
         parameters = dict(backbone.model.named_parameters())
         for method in methods:
-            method.attach(backbone)  # type: ignore[operator]
+            try:
+                method.attach(backbone)  # type: ignore[operator]
+            except ValueError as error:
+                if len(methods) == 1:
+                    raise
+                listed = ", ".join(name_of(one) for one in methods)
+                raise ValueError(f"{error} The methods are {listed}, attached in this order.") from error
             if isinstance(method, Selective):
                 names = method.adopts(backbone)
                 if not names:
@@ -128,7 +134,7 @@ class Tuned(nn.Module):
                 "Use the adapter beside the backbone."
             )
         twin = copy.deepcopy(self)
-        for method in twin.methods:
+        for method in sorted(twin.methods, key=lambda method: getattr(method, "merges_last", False)):
             method.merge(twin.backbone)  # type: ignore[operator]
         return plain_state_dict(twin.backbone.model)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_origin, get_type_hints, runtime_checkable
 
@@ -95,6 +96,30 @@ METHODS: dict[str, type[nn.Module]] = {
 }
 
 
+# (earlier, later) in a list of methods -> why the two do not go together in this order
+CONFLICTS: dict[tuple[str, str], str] = {
+    **{
+        pair: "lst reads its features from its side network, where the change of the last norm or block is not seen"
+        for other in ("ssf", "difffit", "layernorm", "bitfit", "full", "partial")
+        for pair in (("lst", other), (other, "lst"))
+    },
+    ("lst", "adapter_plus"): "lst has read a block before adapter_plus acts at its end; put lst last",
+    **{
+        ("vqt", other): f"vqt widens the features and keeps the blocks' sequence, which {other} changes; put vqt last"
+        for other in ("vpt", "noah", "lion")
+    },
+    **{
+        ("dtl", other): f"dtl follows the sequence from block to block, which {other} lengthens; put dtl last"
+        for other in ("vpt", "noah")
+    },
+    ("repadapter", "ssf"): "ssf would scale what repadapter made of norm(x), which does not merge; put ssf first",
+    **{
+        ("ia3", other): f"ia3 scales the input of fc2 that {other} reads too, which does not merge; put ia3 last"
+        for other in ("fact_tt", "fact_tk")
+    },
+}
+
+
 class Method(Protocol):
     """What every entry of METHODS is, besides an nn.Module."""
 
@@ -116,7 +141,11 @@ class Selective(Protocol):
 
 @runtime_checkable
 class Mergeable(Protocol):
-    """A method whose change can be written into the backbone's weights."""
+    """A method whose change can be written into the backbone's weights.
+
+    One that multiplies the whole of a map from outside, at its input or at the end of its branch, says
+    `merges_last = True`: wherever it stands in the list, other methods change the map inside of it.
+    """
 
     def merge(self, backbone: Backbone) -> None:
         """Add the method to the backbone's weights, in place."""
@@ -198,6 +227,11 @@ class Cacheable(Protocol):
         ...
 
 
+def name_of(method: nn.Module) -> str:
+    """What METHODS calls it."""
+    return next((name for name, kind in METHODS.items() if type(method) is kind), type(method).__name__)
+
+
 def feature_dim(backbone: Backbone, methods: Iterable[nn.Module]) -> int:
     """Width of what the head sees."""
     return backbone.dim + sum(method.added_features for method in methods if isinstance(method, Widening))
@@ -245,6 +279,10 @@ def check(spec: Spec) -> None:
                 raise ValueError(f"method {name} has no '{key}'; {hint}")
             if not _fits(value, options[key]):
                 raise ValueError(f"method {name}: {key} is {value!r}, which is not {_words(options[key])}.")
+    names = [str(entry["name"]) for entry in _entries(spec)]
+    for pair in itertools.combinations(names, 2):
+        if pair in CONFLICTS:
+            raise ValueError(f"methods {pair[0]} and {pair[1]}, in this order, do not go together: {CONFLICTS[pair]}.")
 
 
 def check_cacheable(spec: Spec) -> None:

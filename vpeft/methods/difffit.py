@@ -31,6 +31,8 @@ class DiffFit(nn.Module):
     and stays frozen.
     """
 
+    merges_last = True
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.selected = BitFit(backbone), LayerNormTuning(backbone)

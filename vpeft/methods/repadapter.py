@@ -42,6 +42,8 @@ class RepAdapter(nn.Module):
             filled up with zeros, which the adapter does not touch and merged weights would.
     """
 
+    merges_last = True
+
     def __init__(
         self,
         backbone: Backbone,
