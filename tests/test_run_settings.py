@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vpeft import backbones
-from vpeft.config import Config, ConfigError, DataConfig, TrainConfig, resolve
+from vpeft.config import Config, ConfigError, DataConfig, HeadConfig, TrainConfig, resolve
 from vpeft.run import build_trainer, check, normalization
 from vpeft.run_folder import RunFolder
 from vpeft.tasks.timing import Timing, Waiting
@@ -36,6 +36,21 @@ def test_what_fsdp_cannot_do_is_refused(change, sentence, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = Config(train=TrainConfig(strategy="fsdp", **change), data=DataConfig(split="train800"))
     with pytest.raises(ConfigError, match=sentence):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(method={"name": "dam_vp"}),
+        Config(head=HeadConfig("label_mapping")),
+        Config(head=HeadConfig("active_features")),
+    ],
+    ids=["dam_vp", "label_mapping", "active_features"],
+)
+def test_what_looks_at_images_before_it_trains_is_refused_under_fsdp(config, request):
+    config.train.strategy = "fsdp"
+    with pytest.raises(ConfigError, match=f"and {request.node.callspec.id} looks at images through whole ones"):
         check(config)
 
 

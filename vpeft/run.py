@@ -25,7 +25,7 @@ from vpeft.data import ClassificationData
 from vpeft.data.images import Interpolation
 from vpeft.data.locate import locate
 from vpeft.fetch import write_atomic
-from vpeft.record import describe, manifest, parameter_counts, plain_settings, result_row
+from vpeft.record import describe, manifest, method_list, parameter_counts, plain_settings, result_row
 from vpeft.results import Row
 from vpeft.run_folder import RunFolder
 from vpeft.schema import mistakes
@@ -117,10 +117,22 @@ def check(config: Config) -> None:
     on_gpu = torch.cuda.is_available() and train.accelerator != "cpu"
     if train.strategy == "fsdp" and (train.ema or train.selection == "best_val"):
         raise ConfigError("train.strategy fsdp keeps no second set of weights: leave out train.ema and best_val.")
+    if train.strategy == "fsdp" and (looking := _preparing(config)):
+        raise ConfigError(
+            f"train.strategy fsdp leaves a share of every weight with each process, and {' and '.join(looking)} looks "
+            "at images through whole ones before it trains; use ddp."
+        )
     if train.strategy == "fsdp" and train.precision == "16-mixed":
         raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
     if train.precision == "16-mixed" and not on_gpu:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
+
+
+def _preparing(config: Config) -> list[str]:
+    """The methods, and the kind of head, that look at images before they train on them."""
+    names = [spec["name"] for spec in method_list(config)]
+    looking = [name for name in names if issubclass(methods.METHODS[name], methods.Preparing)]
+    return looking + [config.head.kind] * (config.head.kind in ("label_mapping", "active_features"))
 
 
 def _task_of(config: Config) -> str:

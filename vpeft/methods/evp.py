@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vpeft.methods.vp import check_border
 
@@ -62,15 +63,13 @@ class EVP(nn.Module):
         black = -self.mean / self.std  # what pixels of value 0 are once they are normalised
         return F.pad(images - black, (self.size,) * 4) + black + self.perturbation / self.std
 
-    def border(self) -> Tensor:
-        """M [1, H, W]."""
-        height, width = (side - 2 * self.size for side in self.perturbation.shape[1:])
-        return F.pad(self.perturbation.new_zeros(1, height, width), (self.size,) * 4, value=1.0)
-
     def after_backward(self, step: int, steps: int) -> None:
         gradient = self.perturbation.grad
         assert gradient is not None, "the prompt is a part of every image"
-        self.perturbation.grad = self.border() * gradient / (gradient.norm() + 1e-10)
+        norm, p = gradient.norm(), self.size
+        if isinstance(gradient, DTensor) and isinstance(norm, DTensor):  # FSDP shares out the channels
+            norm, gradient = norm.full_tensor(), gradient.to_local()
+        gradient.div_(norm + 1e-10)[:, p:-p, p:-p] = 0
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing: what is inside the border has had no gradient."""
