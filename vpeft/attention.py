@@ -20,13 +20,22 @@ KeysValues = Callable[[], tuple[Tensor, Tensor]]  # P C each, of one block and a
 class Cross(Protocol):
     """Attention in two steps, so that what does not depend on the queries can be kept."""
 
-    def context(self, x: Tensor) -> Tensor:
-        """Keys and values [B 2 heads N C/heads] of normalised tokens [B N C]."""
+    def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B heads N C/heads] of normalised tokens [B N C]."""
         ...
 
-    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+    def read(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What normalised queries [B T C] read in them, after the output projection."""
         ...
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of few queries [B heads T C/heads], back as [B T C].
+
+    Written out: torch's fused kernel computes gradients of k and v that nobody asks for.
+    """
+    scores = (q * q.shape[-1] ** -0.5).type_as(k) @ k.transpose(-2, -1)  # B heads T N
+    return (scores.softmax(dim=-1).type_as(v) @ v).transpose(1, 2).flatten(2)
 
 
 @dataclass

@@ -10,7 +10,7 @@
              W and b while y is computed                          Affine.replace(update)
              the x of it                                           Affine.edit_input(f), .merge_input(M, c)
     query    tokens that read a block's keys and values            Block.attend(queries, context)
-             the block's whole path for them                       Block.query(queries, Block.keys_values(x))
+             the block's whole path for them                       Block.query(queries, *Block.keys_values(x))
     keys     further keys and values in a block's attention        Block.add_keys(count, f),  f() -> k, v
     stage    the loop over blocks, written in the open             Backbone.embed, blocks, finish, pool
     features what the head will see                                Backbone.edit_features(f), read_with(f)
@@ -354,19 +354,19 @@ class Block:
         Both are normalised (norm1) already. The context does not see the queries. Rotary position
         embeddings rotate the context's patches; queries carry no position.
         """
-        return self._cross().read(queries, self._cross().context(context))
+        return self._cross().read(queries, *self._cross().context(context))
 
-    def keys_values(self, x: Tensor) -> Tensor:
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens [B N C] entering this block, for `query`."""
         return self._cross().context(self.attn.opens.forward(x))
 
-    def query(self, queries: Tensor, kv: Tensor) -> Tensor:
+    def query(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What this block makes of queries [B T C], tokens like any others that its own tokens do not see.
 
         They pass the frozen block; what other methods do in its branches is for its own tokens.
         """
         assert self.rest is not None, "a block that can be queried knows its rest"
-        return self.rest(queries, self._cross().read(self.attn.opens.forward(queries), kv))
+        return self.rest(queries, self._cross().read(self.attn.opens.forward(queries), k, v))
 
     def _cross(self) -> Cross:
         if self.cross is None:

@@ -12,10 +12,10 @@ from vpeft.tuned import Tuned
 PLAIN = [name for name in MODELS if name != "timm_swin"]
 
 
-def longer(cross, x: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+def longer(cross, x: Tensor, keys: Tensor, values: Tensor, heads: int) -> list[Tensor]:
     """The context of x with learned keys and values before it."""
-    more = torch.stack([keys, values]).unflatten(-1, (heads, -1)).transpose(1, 2).expand(len(x), -1, -1, -1, -1)
-    return torch.cat([more, cross.context(x)], dim=3)
+    more = [p.unflatten(-1, (heads, -1)).transpose(0, 1).expand(len(x), -1, -1, -1) for p in (keys, values)]
+    return [torch.cat(pair, dim=2) for pair in zip(more, cross.context(x), strict=True)]
 
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("timm_dinov3", "timm_registers")])
@@ -30,7 +30,7 @@ def test_every_token_attends_to_the_prefixes_too(name):
     mine(x)
     ((h, y),) = seen
     kv = longer(block.cross, h, prefix.layers[0].keys, prefix.layers[0].values, block.heads)
-    wanted = block.cross.read(h, kv)
+    wanted = block.cross.read(h, *kv)
     if name == "hf_dinov2" or name == "hf_registers":
         wanted = block.rest.scale1(wanted)
     torch.testing.assert_close(y, wanted, atol=1e-5, rtol=1e-4)
@@ -43,7 +43,7 @@ def test_learned_keys_are_normalised_like_others_where_keys_are():
     block, h = plain.model.blocks[0], torch.randn(2, 21, 32)
     keys = block.attn.k_norm(prefix.layers[0].keys.unflatten(-1, (2, 16))).flatten(-2)
     kv = longer(plain.blocks[0].cross, h, keys, prefix.layers[0].values, 2)
-    torch.testing.assert_close(body.model.blocks[0].attn(h), plain.blocks[0].cross.read(h, kv))
+    torch.testing.assert_close(body.model.blocks[0].attn(h), plain.blocks[0].cross.read(h, *kv))
 
 
 def test_learned_keys_are_not_rotated():
@@ -60,7 +60,7 @@ def test_learned_keys_are_not_rotated():
     q = plain.blocks[0].cross._project(h, 0)
     turned = apply_rot_embed_cat(q[:, :, 5:], table, half=attn.rotate_half)
     q = torch.cat([q[:, :, :5], turned], dim=2)
-    k, v = longer(plain.blocks[0].cross, h, prefix.layers[0].keys, prefix.layers[0].values, 2).unbind(1)
+    k, v = longer(plain.blocks[0].cross, h, prefix.layers[0].keys, prefix.layers[0].values, 2)
     wanted = attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(body.model.blocks[0].attn(h, rope=table), wanted, atol=1e-5, rtol=1e-4)
 

@@ -40,7 +40,7 @@ def test_a_query_equals_a_token_of_a_longer_sequence_whose_keys_nobody_reads(nam
     body = tiny(name)
     block = body.blocks[1]
     x = body.blocks[0](body.embed(image())).detach()
-    torch.testing.assert_close(block.query(x[:, :2], block.keys_values(x)), block(x)[:, :2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(block.query(x[:, :2], *block.keys_values(x)), block(x)[:, :2], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["timm_vit", "timm_dinov3", "open_clip", "hf_registers"])

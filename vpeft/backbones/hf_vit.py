@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vpeft.attention import Rest
+from vpeft.attention import Rest, attend
 from vpeft.backbones.refusal import refuse_block
 from vpeft.seams import Affine, Block, Branch
 
@@ -139,13 +137,11 @@ class Cross:
     def __init__(self, attn: Any, proj: nn.Module) -> None:
         self.attn, self.proj = attn, proj
 
-    def context(self, x: Tensor) -> Tensor:
-        return torch.stack([self._heads(self.attn.k_proj(x)), self._heads(self.attn.v_proj(x))], dim=1)
+    def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._heads(self.attn.k_proj(x)), self._heads(self.attn.v_proj(x))
 
-    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
-        k, v = kv.unbind(1)
-        y = F.scaled_dot_product_attention(self._heads(self.attn.q_proj(queries)), k, v)
-        return self.proj(y.transpose(1, 2).flatten(2))
+    def read(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.proj(attend(self._heads(self.attn.q_proj(queries)), k, v))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.attn.head_dim)).transpose(1, 2)  # B heads N C/heads

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from vpeft.attention import Rest
+from vpeft.attention import Rest, attend
 from vpeft.backbones.refusal import refuse_block
 from vpeft.seams import Affine, Block, Branch
 
@@ -86,15 +85,14 @@ class Cross:
     def __init__(self, attn: nn.MultiheadAttention) -> None:
         self.attn = attn
 
-    def context(self, x: Tensor) -> Tensor:
+    def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self._project(x, 1, 3).chunk(2, dim=-1)
-        return torch.stack([self._heads(k), self._heads(v)], dim=1)
+        return self._heads(k), self._heads(v)
 
-    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
-        k, v = kv.unbind(1)
-        y = F.scaled_dot_product_attention(self._heads(self._project(queries, 0, 1)), k, v)
+    def read(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = attend(self._heads(self._project(queries, 0, 1)), k, v)
         proj = self.attn.out_proj
-        return F.linear(y.transpose(1, 2).flatten(2), proj.weight, proj.bias)
+        return F.linear(y, proj.weight, proj.bias)
 
     def _project(self, x: Tensor, first: int, end: int) -> Tensor:
         rows = slice(first * self.attn.embed_dim, end * self.attn.embed_dim)

@@ -10,7 +10,7 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaBlock
 from torch import Tensor
 
-from vpeft.attention import Rest
+from vpeft.attention import Rest, attend
 from vpeft.backbones.refusal import refuse_block
 from vpeft.backbones.timm_vit import gate_affine, mlp_affines, outer_parts
 from vpeft.seams import Affine, Block, Branch
@@ -107,20 +107,18 @@ class RotaryCross:
     def __init__(self, attn: Any, rope: Rope) -> None:
         self.attn, self.rope = attn, rope
 
-    def context(self, x: Tensor) -> Tensor:
+    def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
         attn, table = self.attn, self.rope.table()
         k, v = attn.k_norm(self._project(x, 1)), self._project(x, 2)
         if table is not None:
             prefix = k.shape[2] - table.shape[-2]  # of these tokens; the attention may know of further ones
             turned = apply_rot_embed_cat(k[:, :, prefix:], table, half=attn.rotate_half)
             k = torch.cat([k[:, :, :prefix], turned], dim=2).type_as(v)
-        return torch.stack([k, v], dim=1)
+        return k, v
 
-    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+    def read(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         attn = self.attn
-        k, v = kv.unbind(1)
-        y = F.scaled_dot_product_attention(attn.q_norm(self._project(queries, 0)).type_as(v), k, v)
-        y = attn.norm(y.transpose(1, 2).flatten(2))
+        y = attn.norm(attend(attn.q_norm(self._project(queries, 0)), k, v))
         if getattr(attn, "gate", None) is not None:
             y = y * attn.gate(queries).sigmoid()
         return attn.proj(y)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block as ViTBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vpeft.attention import Rest
+from vpeft.attention import Rest, attend
 from vpeft.backbones.refusal import refuse_block
 from vpeft.seams import Affine, Block, Branch
 
@@ -94,18 +93,16 @@ class FusedCross:
     def __init__(self, attn: Any) -> None:
         self.attn = attn
 
-    def context(self, x: Tensor) -> Tensor:
+    def context(self, x: Tensor) -> tuple[Tensor, Tensor]:
         attn = self.attn
         k, v = self._project(x, 1, 3).chunk(2, dim=-1)
         k, v = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (k, v))  # B heads N C/heads
-        return torch.stack([attn.k_norm(k), v], dim=1)
+        return attn.k_norm(k), v
 
-    def read(self, queries: Tensor, kv: Tensor) -> Tensor:
+    def read(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         attn = self.attn
         q = self._project(queries, 0, 1).unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
-        k, v = kv.unbind(1)
-        y = F.scaled_dot_product_attention(attn.q_norm(q).type_as(v), k, v)
-        y = attn.norm(y.transpose(1, 2).flatten(2))
+        y = attn.norm(attend(attn.q_norm(q), k, v))
         if getattr(attn, "gate", None) is not None:
             y = y * attn.gate(queries).sigmoid()
         return attn.proj(y)

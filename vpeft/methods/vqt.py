@@ -66,18 +66,20 @@ class VQT(nn.Module):
 
     def widen(self, features: Tensor) -> Tensor:
         """[B, C] -> [B, D], from what the layers have seen of these images."""
-        return self.features(features, torch.stack([layer.take() for layer in self.layers], dim=1))
+        return self.features(features, *self._seen())
 
     def frozen(self, backbone: Backbone, images: Tensor) -> tuple[Tensor, ...]:
-        """Features [B C], and keys and values [B L 2 heads N C/heads]."""
-        features = backbone.look(images)
-        return features, torch.stack([layer.take() for layer in self.layers], dim=1)
+        """Features [B C], and keys and values [B heads N C/heads] of every block in turn."""
+        return backbone.look(images), *self._seen()
 
-    def features(self, features: Tensor, kv: Tensor) -> Tensor:
+    def _seen(self) -> list[Tensor]:
+        return [tensor for layer in self.layers for tensor in layer.take()]
+
+    def features(self, features: Tensor, *kv: Tensor) -> Tensor:
         parts = [features]
         for index, layer in enumerate(self.layers):
             q = self.dropout(self.queries[index].expand(len(features), -1, -1))
-            q = layer.block.query(q, kv[:, index])  # B T C
+            q = layer.block.query(q, kv[2 * index], kv[2 * index + 1])  # B T C
             parts.append(q.flatten(1) if self.combine is None else self.combine[index] @ q)
         return torch.cat([F.normalize(part) for part in parts], dim=1)
 
@@ -87,13 +89,13 @@ class Layer:
 
     def __init__(self, block: Block) -> None:
         self.block = block
-        self.seen: Tensor | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
 
     def look(self, x: Tensor) -> Tensor:
         self.seen = self.block.keys_values(x)
         return x
 
-    def take(self) -> Tensor:
+    def take(self) -> tuple[Tensor, Tensor]:
         assert self.seen is not None, "the backbone runs before its features are widened"
         seen, self.seen = self.seen, None
         return seen

@@ -50,7 +50,7 @@ class FeatureCache:
         new = ~self.known[split][at]
         if new.any():
             self._keep(split, at[new], self._frozen(images(new.to(index.device))))
-        kept = (part[at].to(index.device) for part in self.kept[split])
+        kept = (part.index_select(0, at).to(index.device) for part in self.kept[split])
         return self.tuned.head(self._method().features(*kept))
 
     def _keep(self, split: str, at: Tensor, frozen: Kept) -> None:
