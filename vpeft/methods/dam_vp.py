@@ -33,7 +33,8 @@ class DAMVP(nn.Module):
 
     shikiw/DAM-VP @ dec5821 [MIT]. Head-tuning is a linear head; head-frozen is `head.kind: active_features`. Average
     linkage merges clusters as long as two are nearer than `threshold`. The official code has a threshold for each
-    backbone: 10 for ViT-B/16 of ImageNet-21k, 31 for that of ImageNet-1k, 20 for Swin-B, 18 for MoCo v3.
+    backbone: 10 for ViT-B/16 of ImageNet-21k, 31 for that of ImageNet-1k, 20 for Swin-B, 18 for MoCo v3. Its
+    head-tuning misspells momentum, which is therefore none, and its schedule gives the head the rate of the prompts.
 
     Differs: there are at most `prompts` clusters, because parameters are made before images are seen, and prompts
     without a cluster stay idle; theirs has as many as the threshold leaves. The clustered images are spread evenly over
