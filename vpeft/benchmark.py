@@ -43,6 +43,11 @@ CASES: dict[str, Mapping[str, Any]] = {
     "lora-qkv": {"name": "lora", "targets": ["qkv"], "shared_a": True},
     "lora-q-v": {"name": "lora"},
     "lora-all": {"name": "lora", "targets": list(ALL_LINEARS), "shared_a": True},
+    "vqt-1": {"name": "vqt", "dropout": 0.0},
+    "dtl": {"name": "dtl"},
+    "dtl-plus": {"name": "dtl", "kernel": 3},
+    "lst": {"name": "lst"},
+    "prefix-10": {"name": "prefix"},
     "peft-lora-qkv": {"peft": r"blocks\.\d+\.attn\.qkv"},
     "peft-lora-all": {"peft": r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2))"},
 }
@@ -116,8 +121,9 @@ class Step:
         body = create(setting.backbone, "none", setting.image_size)
         self.image_size = body.image_size
         self.model = model_of(CASES[case], body).to(self.device).train()
+        head = next(module for module in self.model.modules() if isinstance(module, LinearHead))
         learned = [p for p in self.model.parameters() if p.requires_grad]
-        self.parameters = sum(p.numel() for p in learned) - CLASSES * (body.dim + 1)  # without the head
+        self.parameters = sum(p.numel() for p in learned) - sum(p.numel() for p in head.parameters())
         self.optimiser = torch.optim.AdamW(learned, lr=1e-4)
         self.images = torch.randn(setting.batch, 3, *self.image_size, device=self.device)
         self.labels = torch.randint(CLASSES, (setting.batch,), device=self.device)
