@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from tests.runs import tiny_config, write_images
+from tests.runs import SGD, tiny_config, write_images
 from vpeft import backbones
 from vpeft.config import to_yaml
 from vpeft.results import read_rows
@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_two_processes_stopped_and_resumed_equal_one_with_the_same_global_batch(tmp_path):
     images = write_images(tmp_path / "images" / "colors")
-    single = train(tiny_config(images, tmp_path / "single", epochs=6, clip=0.5))
-    config = tiny_config(images, tmp_path / "double", epochs=6, clip=0.5, strategy="fsdp", devices=2)
+    single = train(tiny_config(images, tmp_path / "single", optim=SGD, epochs=6, clip=0.5))
+    config = tiny_config(images, tmp_path / "double", optim=SGD, epochs=6, clip=0.5, strategy="fsdp", devices=2)
     config.data.batch_size //= 2
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config))
@@ -37,7 +37,7 @@ def test_two_processes_stopped_and_resumed_equal_one_with_the_same_global_batch(
         assert line, first.communicate()
     first.send_signal(signal.SIGTERM)
     _, said = first.communicate(timeout=60)
-    assert first.returncode == 143, said
+    assert first.returncode == 143, (first.returncode, said)
 
     done = subprocess.run([*command, "--train.resume", "true"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_two_processes_stopped_and_resumed_equal_one_with_the_same_global_batch(
     one, two = (load_file(tmp_path / name / "run" / "adapter.safetensors") for name in ("single", "double"))
     assert set(one) == set(two)
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4 * one[name].abs().max().item())
 
 
 def test_every_process_holds_half_of_every_weight(tmp_path):

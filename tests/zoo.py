@@ -232,7 +232,7 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "dora"}, 313_344),
     ({"name": "adalora"}, 442_656),
     ({"name": "bi_adapter"}, 589_824),
-    ({"name": "fishmask"}, 428_232),
+    ({"name": "fishmask"}, 425_280),
     ({"name": "convpass"}, 327_552),
     ({"name": "convpass", "attention_only": True}, 163_776),
     ({"name": "fact_tt"}, 61_440),
@@ -315,7 +315,7 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
     ({"name": "bi_adapter", "bottleneck": 5}, lambda s: 2 * s.depth * s.dim * 5),
     (
         {"name": "fishmask", "share": 0.25},
-        lambda s: (s.dim * (3 * s.patch**2 + 3 + s.depth * (4 * s.dim + 9 + 2 * s.hidden)) + s.depth * s.hidden) // 4,
+        lambda s: (s.dim * (2 + s.depth * (4 * s.dim + 9 + 2 * s.hidden)) + s.depth * s.hidden) // 4,
     ),
     ({"name": "bitfit"}, lambda s: s.dim * (2 + s.depth * 7) + s.depth * s.hidden),
     (

@@ -19,8 +19,9 @@ def batches():
 
 
 def candidates(model):
-    """Every weight and bias of the tiny ViT but those of its position embedding and class token, by name."""
-    return {name: p for name, p in model.named_parameters() if name not in ("cls_token", "pos_embed")}
+    """Every weight and bias of the tiny ViT but those of its embeddings and class token, by name."""
+    embeddings = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")
+    return {name: p for name, p in model.named_parameters() if name not in embeddings}
 
 
 def dense(method, body):

@@ -127,8 +127,8 @@ def test_side_networks_stack_with_prompts_before_them(name, method):
 
 
 def test_dtl_says_that_prompts_come_first():
-    with pytest.raises(ValueError, match=r"dtl: block 1 has 20 tokens .* stands before dtl in the list"):
-        tuned("timm_vit", "dtl", "vpt_deep")(image())
+    with pytest.raises(ValueError, match=r"^methods dtl and vpt, in this order, .* put dtl last"):
+        tuned("timm_vit", "dtl", "vpt_deep")
 
 
 @pytest.mark.parametrize(

@@ -126,11 +126,6 @@ class Step:
     def read(self, x: Tensor) -> Tensor:
         dtl = self.dtl
         z = dtl.side[self.index](x)
-        if not self.starts and dtl.h is not None and dtl.h.shape != z.shape:
-            raise ValueError(
-                f"dtl: block {self.index} has {x.shape[1]} tokens and the one before it had {dtl.h.shape[1]}. A method "
-                "that adds tokens to the sequence stands before dtl in the list of methods."
-            )
         dtl.h = z if self.starts or dtl.h is None else dtl.h + z
         return x
 

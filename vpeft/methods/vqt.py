@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
@@ -37,7 +38,8 @@ class VQT(nn.Module):
         dropout: On the queries; 0.1 in the official scripts.
 
     Raises:
-        ValueError: the backbone attends within windows, so that no query can read a whole block.
+        ValueError: the backbone attends within windows, so that no query can read a whole block; at the first step,
+            a backbone that FSDP shares out.
     """
 
     def __init__(self, backbone: Backbone, queries: int = 1, weighted: bool = False, dropout: float = 0.1) -> None:
@@ -92,6 +94,11 @@ class Layer:
         self.seen: tuple[Tensor, Tensor] | None = None
 
     def look(self, x: Tensor) -> Tensor:
+        if any(isinstance(p, DTensor) for p in self.block.module.parameters()):
+            raise ValueError(
+                "vqt: its queries read the weights of a block, forward and backward, when FSDP has put them away. Set "
+                "train.strategy to ddp."
+            )
         self.seen = self.block.keys_values(x)
         return x
 
