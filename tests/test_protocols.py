@@ -1,5 +1,6 @@
 """Protocols: what they hold, in which order they are laid over a config, and what a row says of them."""
 
+import configparser
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def write(tmp_path, monkeypatch):
 
 def test_the_four_are_there():
     assert protocols.names() == ["adapter-plus", "noah-family", "osu-lessons", "paper-vpt"]
+
+
+def test_an_installed_package_has_them_and_configs_shows_the_same_files():
+    package = ROOT / "vpeft"
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = setup["options.package_data"]["vpeft"].split(",")
+    shipped = {file for pattern in patterns for file in package.glob(pattern.strip())}
+    assert set(package.rglob("*.yaml")) <= shipped
+    for name in protocols.names():
+        assert protocols.file(name) in shipped
+        assert (ROOT / "configs/protocols" / f"{name}.yaml").samefile(protocols.file(name))
 
 
 @pytest.mark.parametrize("name", protocols.names())

@@ -1,7 +1,8 @@
-"""Named protocols: what several papers hold equal while they compare methods, in configs/protocols/NAME.yaml.
+"""Named protocols: what several papers hold equal while they compare methods, in NAME.yaml beside this file.
 
-A protocol is a config file that names neither method nor data. It is laid over a config by `--protocol NAME`,
-and under it by `protocol: NAME` in the file.
+A protocol is a config file that names neither method nor data. It is laid over a config by `--protocol NAME`, and under
+it by `protocol: NAME` in the file. The files are part of the package, so that an installed one has them too;
+configs/protocols is a link to this folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from vpeft.nearest import did_you_mean
 from vpeft.schema import ConfigError
 from vpeft.yaml_file import read_yaml
 
-FOLDER = Path(__file__).parents[1] / "configs" / "protocols"
+FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
