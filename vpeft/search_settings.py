@@ -142,6 +142,8 @@ def _check_ranges(search: SearchConfig) -> None:
     for key in KINDS:
         if min(getattr(search, key), default=0) < 1:
             raise ConfigError(f"search.{key} must name widths of at least 1, not {getattr(search, key)}")
+    if search.depths is not None and min(search.depths, default=0) < 1:
+        raise ConfigError(f"search.depths must name numbers of at least 1, not {search.depths}")
 
 
 def _help() -> str:

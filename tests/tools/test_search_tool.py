@@ -26,6 +26,13 @@ def test_the_shipped_config_searches_the_embedded_task_in_minutes_and_the_publis
     assert (config.backbone, config.data.task) == ("vit_base_patch16_224.orig_in21k", "cifar100")
 
 
+def test_the_shipped_config_says_where_its_search_writes_the_subnet(tool, searched):
+    tool("search", NOAH)
+    (config, settings) = searched.pop()
+    folder = config.output / search._supernet(config, settings).name
+    assert f"python tools/train.py {folder}/subnet.yaml\n" in NOAH.read_text()
+
+
 def test_wrong_words_are_one_sentence_and_search_nothing(tool, searched, tmp_path):
     def error(*words, file=NOAH):
         ended = tool("search", file, *words)
@@ -43,6 +50,7 @@ def test_wrong_words_are_one_sentence_and_search_nothing(tool, searched, tmp_pat
     assert "search.mutation is a probability, between 0 and 1, not 2" in error("--search.mutation", "2")
     assert "search.lr must be above 0, not 0.0" in error("--search.lr", "0")
     assert "search.prompts must name widths of at least 1, not [0, 5]" in error("--search.prompts", "[0, 5]")
+    assert "search.depths must name numbers of at least 1, not []" in error("--search.depths", "[]")
     assert "are more than the search.population 3 that they are part of" in error("--search.population", "3")
     assert "there is no 'optim.l'" in error("--optim.l", "1")
     assert "one config file is expected; got" in error(NOAH)
