@@ -109,6 +109,20 @@ def test_each_difference_is_a_reason_in_words(made, key, value, reason):
     assert said["lora [osu-lessons]"] == f"not comparable: {reason}"
 
 
+def test_weights_of_a_file_and_images_left_out_are_notes(made):
+    def notes(**changes):
+        return made([*whole(**OSU), row("svhn", 1, **OSU, **changes)]).sections
+
+    (plain,) = notes()
+    assert not any("file" in note or "left out" in note for note in plain.notes)
+    (section,) = notes(data__skipped=3)
+    assert "lora: unreadable images were left out of training or test (svhn 3)." in section.notes
+    file = {"source": "file", "origin": "ViT-B_16.npz", "sha256": "cd" * 32}
+    hub, own = notes(backbone__weights=file)
+    told = "The weights came from a file: that they are those of the backbone's name is not checked here."
+    assert [told in one.notes for one in (hub, own)] == ["hub weights" in own.about, "file weights" in own.about]
+
+
 def test_what_is_not_recorded_is_not_comparable(made):
     rows = whole(method=[{"name": "repadapter"}])
     said = verdicts(made(rows))["repadapter_readme [not recorded]"]

@@ -134,6 +134,8 @@ def _add(report: Report, setting: Setting, entries: list[Entry], tasks: list[str
         report.sections.append(Section(f"{kind}, {title}", str(setting), [table], notes))
         report.records += [_record(entry, found) for entry in entries]
         return
+    if setting.weights.startswith("file"):
+        notes.append("The weights came from a file: that they are those of the backbone's name is not checked here.")
     rows, left_out = _beside(setting, entries, methods)
     complete = None
     if not any(len(entry.runs) == len(TASKS) for entry in entries):

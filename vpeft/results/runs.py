@@ -176,6 +176,10 @@ def _entry(setting: Setting, rows: list[Mapping[str, Any]], names: str, differin
     changed = sorted({key for row in rows for key in (row.get("protocol") or {"changed": {}})["changed"]})
     if changed:
         entry.notes.append(f"departs from {setting.protocol} in {', '.join(changed)}")
+    skipped = {row["task"]: row["data"]["skipped"] for row in rows if row["data"].get("skipped")}
+    if skipped:
+        told = ", ".join(f"{task} {count:,}" for task, count in skipped.items())
+        entry.notes.append(f"unreadable images were left out of training or test ({told})")
     return entry
 
 
