@@ -95,7 +95,8 @@ def test_compiles_without_graph_breaks(body, method):
         return
     torch._dynamo.reset()
     model = shake(tuned(body, method))
-    out = torch.compile(model, fullgraph=True, backend="aot_eager")(image())
+    backend = "aot_eager" if body == "timm_vit" else "eager"  # breaks are Dynamo's; the backward graph takes seconds
+    out = torch.compile(model, fullgraph=True, backend=backend)(image())
     torch.testing.assert_close(out, model(image()), rtol=1e-4, atol=1e-4)
     out.sum().backward()
 
