@@ -131,6 +131,7 @@ def test_an_adapter_holds_the_triplets_in_use_and_no_others():
         ({"target_rank": 6}, "rank is 6, target_rank 6"),
         ({"target_rank": 0}, "target_rank 0"),
         ({"targets": []}, r"targets \[\]"),
+        ({"alpha": 0.0}, "alpha is 0.0"),
         ({"warmup": 0.5, "final": 0.5}, "warmup is 0.5 and final 0.5"),
         ({"final": 0.0}, "final 0.0"),
         ({"interval": 0}, "interval is 0"),

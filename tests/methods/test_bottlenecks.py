@@ -98,6 +98,7 @@ def test_a_start_at_which_nothing_learns_is_refused(name):
         ({"name": "adapter_plus", "drop_path": 1.0}, "^adapter_plus: drop_path is 1.0; at least 0 and below 1"),
         ({"name": "houlsby", "drop_path": -0.1}, "^houlsby: drop_path is -0.1; at least 0 and below 1"),
         ({"name": "parallel", "scale": 0.0}, "^parallel: scale is 0.0; anything but 0"),
+        ({"name": "adaptformer", "scale": 0.0}, "^adaptformer: scale is 0.0; anything but 0"),
         ({"name": "pfeiffer", "reads": "norm"}, "method pfeiffer: reads is 'norm', which is not"),
         ({"name": "pfeiffer", "activation": "swish"}, "method pfeiffer: activation is 'swish', which is not"),
         ({"name": "pfeiffer", "dropout": 2.0}, "^pfeiffer: dropout probability has to be between 0 and 1"),

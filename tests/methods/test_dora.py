@@ -80,7 +80,12 @@ def test_a_map_that_another_method_changes_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"rank": 0}, "^dora: rank is 0"), ({"targets": []}, r"^dora: .* targets \[\]")]
+    ("options", "message"),
+    [
+        ({"rank": 0}, "^dora: rank is 0"),
+        ({"targets": []}, r"^dora: .* targets \[\]"),
+        ({"alpha": 0.0}, "^dora: alpha is 0.0; anything but 0"),
+    ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -65,3 +65,8 @@ def test_counts(spec, count):
     body = backbone("timm_vit")
     (method,) = build({"name": "lora", "rank": 4, **spec}, body)
     assert sum(p.numel() for p in method.parameters()) == count(32, 4, 2)
+
+
+def test_an_alpha_that_leaves_nothing_to_learn_is_refused():
+    with pytest.raises(ValueError, match=r"^lora: alpha is 0\.0; anything but 0"):
+        build({"name": "lora", "alpha": 0.0}, backbone("timm_vit"))

@@ -49,7 +49,10 @@ def test_it_is_lora_but_for_the_gradient_of_a():
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"rank": 0}, "rank is 0"), ({"targets": []}, r"targets \[\]")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rank": 0}, "rank is 0"), ({"targets": []}, r"targets \[\]"), ({"alpha": 0.0}, "alpha is 0.0; anything but 0")],
+)
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=f"^lora_fa: .*{message}"):
         build({"name": "lora_fa", **options}, backbone("timm_vit"))

@@ -96,6 +96,7 @@ def test_windows_filled_up_with_zeros_refuse_to_merge():
         ({"bottleneck": 0}, "^repadapter: bottleneck is 0; at least 1"),
         ({"groups": 3}, "^repadapter: groups is 3; a divisor of the bottleneck 8 and of the width 32"),
         ({"groups": 0}, "^repadapter: groups is 0"),
+        ({"scale": 0.0}, "^repadapter: scale is 0.0; anything but 0"),
     ],
 )
 def test_impossible_sizes_are_refused(options, message):

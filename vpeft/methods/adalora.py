@@ -10,7 +10,8 @@ in the whole backbone falls from r to r' a map, and those with the smallest scor
     score_i = s(lambda_i) + mean_j s(P_ji) + mean_j s(Q_ij),        s = I- U-
     budget(t) = b' + (b - b') (1 - (t - warmup) / (T - final - warmup))^3
 
-Trained on the output of the frozen map and merged into W.
+Trained on the output of the frozen map, without the change of W, and merged into W. Only where torch reads W as a
+tensor (open_clip's attention) is the change formed while training too.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ class AdaLoRA(nn.Module):
         beta2: Of the running mean of its deviation.
 
     Raises:
-        ValueError: a rank that does not fall, phases that leave no time between them, a beta outside (0, 1); a
-            target that this backbone does not have, that is named twice or is a norm; at the first step, parameters
-            that FSDP shares out.
+        ValueError: a rank that does not fall, an alpha of 0, phases that leave no time between them, a beta outside
+            (0, 1); a target that this backbone does not have, that is named twice or is a norm; at the first step,
+            parameters that FSDP shares out.
     """
 
     sensitivity: Tensor
@@ -81,6 +82,8 @@ class AdaLoRA(nn.Module):
                 f"adalora: rank is {rank}, target_rank {target_rank} and targets {list(targets)}; the rank falls to a "
                 "smaller one of at least 1, on at least one target."
             )
+        if alpha == 0:
+            raise ValueError(f"adalora: alpha is {alpha}; anything but 0 is needed, or nothing learns.")
         if warmup < 0 or final <= 0 or warmup + final >= 1:
             raise ValueError(
                 f"adalora: warmup is {warmup} and final {final}; they are shares of the run, and leave some of it."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AdaptFormer(nn.Module):
     """Bottlenecks beside every MLP; L (2 d r + r + d) parameters: 1,189,632 for r = 64 on ViT-B/16.
 
-    Where paper and official code (ShoufaChen/AdaptFormer @ 6967d67) differ, the code is followed,
+    Where paper and official code (ShoufaChen/AdaptFormer @ 6967d67, MIT) differ, the code is followed,
     as its authors say: the input is x, not norm(x) (paper, Eq. 3), unless `pre_norm`. Their 64-wide
     setting goes with a BatchNorm head; every published VTAB "AdaptFormer" row is 8 wide with a plain
     head and a scale tuned per task (configs/vtab/adaptformer_vtab8.yaml).
@@ -30,6 +30,9 @@ class AdaptFormer(nn.Module):
         scale: s, fixed; 0.1 in the official code.
         dropout: Before `up`; 0.1 in the official code.
         pre_norm: Read norm(x) as the paper's equation does.
+
+    Raises:
+        ValueError: a bottleneck below 1; a scale of 0.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class AdaptFormer(nn.Module):
         super().__init__()
         if bottleneck < 1:
             raise ValueError(f"adaptformer: bottleneck is {bottleneck}; at least 1 is needed.")
+        if scale == 0:
+            raise ValueError(f"adaptformer: scale is {scale}; anything but 0 is needed, or nothing learns.")
         self.adapters = Modules[Adapter](
             Adapter(block.dim, bottleneck, scale, dropout, pre_norm) for block in backbone.blocks
         )

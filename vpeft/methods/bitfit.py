@@ -19,7 +19,9 @@ class BitFit(nn.Module):
     """Biases in place; 1 + 11 L + 1 vectors of width d on a ViT: 102,912 on ViT-B/16.
 
     A bias is what torch calls one: a parameter named `bias`, or the `in_proj_bias`, `q_bias` and
-    `v_bias` of attentions that keep them apart. Relative position tables are none.
+    `v_bias` of attentions that keep them apart. Relative position tables are none. The official code,
+    benzakenelad/BitFit @ 7ead19a (MIT), is for BERT and can also train some of the biases only; the places here are
+    those of "Bias" in KMnP/vpt @ 4410440 (CC-BY-NC-4.0).
     """
 
     def __init__(self, backbone: Backbone) -> None:

@@ -7,7 +7,7 @@ The norm is a constant to the gradient (section 4.3 of the paper). Neither W + s
     ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>        row by row
 
 Trained on the output of the frozen map, y = W x + b:  g (y - b) + g s B A x + b  with  g = m / ||W + s B A||.
-Merged into W.
+Merged into W. Only where torch reads W as a tensor (open_clip's attention) is W + s B A formed while training too.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class DoRA(nn.Module):
         dropout: On the input of A.
 
     Raises:
-        ValueError: a rank below 1; a target that this backbone does not have, that is named twice or is a norm;
-            dropout on a map that is read as a tensor; when attached, a map that another method already changes.
+        ValueError: a rank below 1; an alpha of 0; a target that this backbone does not have, that is named twice or is
+            a norm; dropout on a map that is read as a tensor; when attached, a map that another method already changes.
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class DoRA(nn.Module):
         super().__init__()
         if rank < 1 or not targets:
             raise ValueError(f"dora: rank is {rank} and targets {list(targets)}; both have to be there.")
+        if alpha == 0:
+            raise ValueError(f"dora: alpha is {alpha}; anything but 0 is needed, or nothing learns.")
         self.targets, self.dropout = tuple(targets), nn.Dropout(dropout)
         self.down = Modules[nn.Linear]()
         self.updates = Modules[Magnitude]()

@@ -3,7 +3,8 @@
     W x + s (A (x) B) x        A: o x i,  B: p x k,  W: o p x i k
 
 A Kronecker product is of full rank with few numbers. Trained on the output of the frozen map by
-(A (x) B) x = A X B^T, with x written as the matrix X, so the product is never formed; merged into W.
+(A (x) B) x = A X B^T, with x written as the matrix X, so the product is not formed; merged into W.
+Only for projections that torch reads as tensors (open_clip's attention) is it formed while training too.
 Shapes: x is i k, its update o p.
 """
 
@@ -40,7 +41,7 @@ class KronA(nn.Module):
         factor: Upper bound of A's two sizes; their square roots if none is given.
 
     Raises:
-        ValueError: a target that this backbone does not have, that is named twice or is a norm.
+        ValueError: a scale of 0; a target that this backbone does not have, that is named twice or is a norm.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class KronA(nn.Module):
         super().__init__()
         if not targets:
             raise ValueError("krona: targets is empty; at least one map is needed.")
+        if scale == 0:
+            raise ValueError(f"krona: scale is {scale}; anything but 0 is needed, or nothing learns.")
         if factor is not None and factor < 1:
             raise ValueError(f"krona: factor is {factor}; at least 1 is needed.")
         self.targets = tuple(targets)

@@ -1,6 +1,8 @@
 """LayerNorm tuning (Basu et al., AAAI 2024, arXiv:2304.01589; Kim et al., 2021, arXiv:2106.03164).
 
-gamma (x - mean) / std + beta        gamma and beta learn
+    gamma (x - mean) / std + beta        gamma and beta learn
+
+Every norm of the backbone, in place.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     W x + (alpha / r) B A x        A: d -> r,  B: r -> out
 
-Trained on the output of the frozen map, so no gradient of W is ever formed; merged into W.
+Trained on the output of the frozen map, so neither B A nor a gradient of the size of W is formed; merged into W.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class LoRA(nn.Module):
     NOAH (ZhangYuanhan-AI/NOAH @ e9c55f3) is `targets: [qkv], shared_a: true, alpha: <rank>, dropout: 0.1`.
 
     On projections that torch reads as tensors (open_clip's attention) the update acts on the weight while
-    training too. `qkv` is one map with one A where the backbone fuses it, and three where it does not.
+    training too, so that B A is formed. `qkv` is one map with one A where the backbone fuses it, and three where it
+    does not.
 
     Args:
         rank: r.
@@ -37,8 +38,8 @@ class LoRA(nn.Module):
         dropout: On the input of A.
 
     Raises:
-        ValueError: a target that this backbone does not have, that is named twice or is a norm; dropout
-            on a map that is read as a tensor.
+        ValueError: a rank below 1; an alpha of 0; a target that this backbone does not have, that is named twice or is
+            a norm; dropout on a map that is read as a tensor.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class LoRA(nn.Module):
         super().__init__()
         if rank < 1 or not targets:
             raise ValueError(f"lora: rank is {rank} and targets {list(targets)}; both have to be there.")
+        if alpha == 0:
+            raise ValueError(f"lora: alpha is {alpha}; anything but 0 is needed, or nothing learns.")
         self.targets, self.scale = tuple(targets), alpha / rank
         self.dropout = nn.Dropout(dropout)
         self.down = Modules[nn.Linear]()

@@ -3,7 +3,8 @@
     W x + (alpha / r) B A x        A stays what it was drawn as,  B learns
 
 The gradient of B needs A x alone, so a map keeps r numbers of every token for it and not d: x is not
-saved, and there is no dropout, whose mask would be of the size of x. Merged into W.
+saved, and there is no dropout, whose mask would be of the size of x. Trained on the output of the frozen map,
+without B A; merged into W. Only where torch reads W as a tensor (open_clip's attention) is B A formed while training.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class LoRAFA(nn.Module):
         targets: Maps by role: q k v qkv proj fc1 fc2. q and v are LoRA's.
 
     Raises:
-        ValueError: a rank below 1; a target that this backbone does not have, that is named twice or is a norm.
+        ValueError: a rank below 1; an alpha of 0; a target that this backbone does not have, that is named twice or is
+            a norm.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class LoRAFA(nn.Module):
         super().__init__()
         if rank < 1 or not targets:
             raise ValueError(f"lora_fa: rank is {rank} and targets {list(targets)}; both have to be there.")
+        if alpha == 0:
+            raise ValueError(f"lora_fa: alpha is {alpha}; anything but 0 is needed, or nothing learns.")
         self.targets = tuple(targets)
         self.down = Modules[Frozen]()
         self.updates = Modules[LowRank]()

@@ -38,8 +38,9 @@ class RepAdapter(nn.Module):
         mlp: Also before the MLP.
 
     Raises:
-        ValueError: groups do not divide the bottleneck or a block's width; while merging, a Swin whose windows are
-            filled up with zeros, which the adapter does not touch and merged weights would.
+        ValueError: groups do not divide the bottleneck or a block's width; a scale of 0; when attached, another
+            RepAdapter before the same branches; while merging, a Swin whose windows are filled up with zeros, which
+            the adapter does not touch and merged weights would.
     """
 
     merges_last = True
@@ -56,6 +57,8 @@ class RepAdapter(nn.Module):
         super().__init__()
         if bottleneck < 1:
             raise ValueError(f"repadapter: bottleneck is {bottleneck}; at least 1 is needed.")
+        if scale == 0:
+            raise ValueError(f"repadapter: scale is {scale}; anything but 0 is needed, or nothing learns.")
         dims = {block.dim for block in backbone.blocks}
         if groups < 1 or any(size % groups for size in (bottleneck, *dims)):
             raise ValueError(
@@ -68,10 +71,15 @@ class RepAdapter(nn.Module):
         )
 
     def attach(self, backbone: Backbone) -> None:
-        for block, adapter in zip(backbone.blocks, self.attn, strict=True):
-            block.attn.edit_input(adapter)
-        for block, adapter in zip(backbone.blocks if self.mlp else (), self.mlp, strict=True):
-            block.mlp.edit_input(adapter)
+        places = [block.attn for block in backbone.blocks]
+        places += [block.mlp for block in backbone.blocks] if self.mlp else []
+        for branch, adapter in zip(places, (*self.attn, *self.mlp), strict=True):
+            if any(isinstance(edit, Adapter) for edit in branch.input_edits):
+                raise ValueError(
+                    "repadapter: another repadapter changes what the same branches read already, and two of them, one "
+                    "after the other, do not merge. Use one."
+                )
+            branch.edit_input(adapter)
 
     def merge(self, backbone: Backbone) -> None:
         if any(block.pads for block in backbone.blocks):

@@ -42,7 +42,7 @@ class SSF(nn.Module):
 
     Raises:
         ValueError: `patch_merging` on a backbone that merges no patches; an Eva that reads its fused qkv as a
-            tensor and keeps the biases apart.
+            tensor and keeps the biases apart; when attached, another SSF on the same backbone.
     """
 
     def __init__(self, backbone: Backbone, init_std: float = 0.02, patch_merging: bool = False) -> None:
@@ -63,6 +63,11 @@ class SSF(nn.Module):
 
     def attach(self, backbone: Backbone) -> None:
         for affine, pair in zip(self._maps(backbone), self.pairs, strict=True):
+            if any(isinstance(update, ScaleShift) for update in affine.updates):
+                raise ValueError(
+                    "ssf: another ssf scales these maps already. Two of them are no more than one, and the shift of "
+                    "the first may have left the map when the second merges. Use one."
+                )
             affine.edit(pair)
 
     def merge(self, backbone: Backbone) -> None:
