@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vpeft.backbones import Backbone
-from vpeft.methods import Mergeable, Selective, name_of
+from vpeft.methods import Mergeable, MergingInputs, Selective, name_of
 from vpeft.modules import Modules
 
 
@@ -44,7 +44,9 @@ class Tuned(nn.Module):
         if drop_path:
             self._drop_paths(drop_path)  # first, so that what a method adds is not dropped with the branch
         parameters = dict(backbone.model.named_parameters())
-        for method in methods:
+        # Before any method attaches: one that parametrizes a tensor changes its name.
+        adopted = [method.adopts(backbone) if isinstance(method, Selective) else None for method in methods]
+        for method, names in zip(methods, adopted, strict=True):
             try:
                 method.attach(backbone)  # type: ignore[operator]
             except ValueError as error:
@@ -52,8 +54,7 @@ class Tuned(nn.Module):
                     raise
                 listed = ", ".join(name_of(one) for one in methods)
                 raise ValueError(f"{error} The methods are {listed}, attached in this order.") from error
-            if isinstance(method, Selective):
-                names = method.adopts(backbone)
+            if names is not None:
                 if not names:
                     raise ValueError(f"{type(method).__name__} found nothing to train in {backbone.name}.")
                 self.adopted += [name for name in names if name not in self.adopted]
@@ -127,7 +128,9 @@ class Tuned(nn.Module):
         Raises:
             ValueError: a method cannot be merged; it is named.
         """
-        stuck = [type(method).__name__ for method in self.methods if not isinstance(method, Mergeable)]
+        stuck = [
+            type(method).__name__ for method in self.methods if not isinstance(method, Mergeable | MergingInputs)
+        ]
         if stuck:
             raise ValueError(
                 f"{' and '.join(stuck)} cannot be merged: what it computes is not a change of the backbone's weights. "
@@ -135,7 +138,11 @@ class Tuned(nn.Module):
             )
         twin = copy.deepcopy(self)
         for method in sorted(twin.methods, key=lambda method: getattr(method, "merges_last", False)):
-            method.merge(twin.backbone)  # type: ignore[operator]
+            if isinstance(method, Mergeable):
+                method.merge(twin.backbone)
+        for method in reversed(twin.methods):
+            if isinstance(method, MergingInputs):
+                method.merge_inputs(twin.backbone)
         return plain_state_dict(twin.backbone.model)
 
 

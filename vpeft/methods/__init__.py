@@ -113,10 +113,6 @@ CONFLICTS: dict[tuple[str, str], str] = {
         for other in ("vpt", "noah")
     },
     ("repadapter", "ssf"): "ssf would scale what repadapter made of norm(x), which does not merge; put ssf first",
-    **{
-        ("ia3", other): f"ia3 scales the input of fc2 that {other} reads too, which does not merge; put ia3 last"
-        for other in ("fact_tt", "fact_tk")
-    },
 }
 
 
@@ -143,12 +139,24 @@ class Selective(Protocol):
 class Mergeable(Protocol):
     """A method whose change can be written into the backbone's weights.
 
-    One that multiplies the whole of a map from outside, at its input or at the end of its branch, says
-    `merges_last = True`: wherever it stands in the list, other methods change the map inside of it.
+    One that multiplies the whole of a map from outside, at the end of its branch, says `merges_last = True`:
+    wherever it stands in the list, other methods change the map inside of it.
     """
 
     def merge(self, backbone: Backbone) -> None:
         """Add the method to the backbone's weights, in place."""
+        ...
+
+
+@runtime_checkable
+class MergingInputs(Protocol):
+    """A method that changes what maps read, which can be written into their weights."""
+
+    def merge_inputs(self, backbone: Backbone) -> None:
+        """Write it in, after every `merge`: whatever else changes the map reads the changed input too.
+
+        Called from the last method of the list to the first, since the first acts on the input first.
+        """
         ...
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpeft.modules import Modules
-from vpeft.seams import Merged
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
@@ -29,8 +28,7 @@ class IA3(nn.Module):
     Differs: nothing known.
 
     Raises:
-        ValueError: an Eva that reads its fused qkv as a tensor and keeps the biases apart; while merging, a later
-            method that adds to the weight of fc2.
+        ValueError: an Eva that reads its fused qkv as a tensor and keeps the biases apart.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -52,23 +50,16 @@ class IA3(nn.Module):
         for affine, scale in zip(maps, self.attn, strict=True):
             affine.edit(scale)
         for block, scale in zip(backbone.blocks, self.inner, strict=True):
-            scale.inside = len(block.affines["fc2"].updates)
             block.affines["fc2"].edit_input(scale)
 
     def merge(self, backbone: Backbone) -> None:
         maps = [affine for block in backbone.blocks for affine, _ in block.group(("k", "v"))]
         for affine, scale in zip(maps, self.attn, strict=True):
             affine.merge(scale)
+
+    def merge_inputs(self, backbone: Backbone) -> None:
         for block, scale in zip(backbone.blocks, self.inner, strict=True):
-            fc2 = block.affines["fc2"]
-            for update in fc2.updates[scale.inside :]:
-                if not scale.passes(update, fc2.tensors()["weight"]):
-                    raise ValueError(
-                        f"ia3: {type(update).__name__}, attached later, changes an fc2 whose input is scaled before "
-                        "both, which does not merge in this order. Put ia3 last in the list of methods, or use the "
-                        "adapter unmerged."
-                    )
-            fc2.merge(scale)
+            block.affines["fc2"].merge(scale)
 
 
 class Outputs(nn.Module):
@@ -98,11 +89,6 @@ class Inputs(nn.Module):
     def __init__(self, in_dim: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(in_dim))
-        self.inside = 0  # how many updates of the map were there before
-
-    def passes(self, update: Merged, w: Tensor) -> bool:
-        """Whether an update of W may be merged after the scale, although both read the scaled input."""
-        return torch.allclose(update.weight(self.weight(w)), self.weight(update.weight(w)), rtol=1e-5, atol=1e-7)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale.to(x.dtype)

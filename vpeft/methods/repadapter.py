@@ -38,12 +38,9 @@ class RepAdapter(nn.Module):
         mlp: Also before the MLP.
 
     Raises:
-        ValueError: groups do not divide the bottleneck or a block's width; a scale of 0; when attached, another
-            RepAdapter before the same branches; while merging, a Swin whose windows are filled up with zeros, which
-            the adapter does not touch and merged weights would.
+        ValueError: groups do not divide the bottleneck or a block's width; a scale of 0; while merging, a Swin whose
+            windows are filled up with zeros, which the adapter does not touch and merged weights would.
     """
-
-    merges_last = True
 
     def __init__(
         self,
@@ -74,14 +71,9 @@ class RepAdapter(nn.Module):
         places = [block.attn for block in backbone.blocks]
         places += [block.mlp for block in backbone.blocks] if self.mlp else []
         for branch, adapter in zip(places, (*self.attn, *self.mlp), strict=True):
-            if any(isinstance(edit, Adapter) for edit in branch.input_edits):
-                raise ValueError(
-                    "repadapter: another repadapter changes what the same branches read already, and two of them, one "
-                    "after the other, do not merge. Use one."
-                )
             branch.edit_input(adapter)
 
-    def merge(self, backbone: Backbone) -> None:
+    def merge_inputs(self, backbone: Backbone) -> None:
         if any(block.pads for block in backbone.blocks):
             raise ValueError(
                 f"repadapter: {backbone.name} fills its windows up with zeros at this image size, and merged weights "
