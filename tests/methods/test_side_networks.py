@@ -73,6 +73,23 @@ def test_the_ladder_equals_its_equations(name, residual):
         torch.testing.assert_close(model(image()), plain.pool(y))
 
 
+def test_a_stage_of_swin_begins_with_means_of_the_stage_before_and_is_deterministic_on_a_gpu():
+    model = shake(tuned("timm_swin", "lst"))
+    rung = model.methods[0].rungs[2]
+    old, x = torch.randn(2, 16 * 16, rung.carry.in_features, requires_grad=True), torch.randn(2, 8, 8, 64)
+    rung.stream.s = old
+    rung.begin(x)
+    means = old.view(2, 8, 2, 8, 2, -1).mean(dim=(2, 4)).flatten(1, 2)
+    torch.testing.assert_close(rung.stream.s, rung.enter(x.flatten(1, 2)) + rung.carry(means))
+    nodes, names = [rung.stream.s.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        names.add(node.name())
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    assert "AvgPool2DBackward0" in names
+    assert not any("Adaptive" in name for name in names), "torch has no deterministic backward of it for a GPU"
+
+
 def test_a_ladder_as_wide_as_the_backbone_begins_as_the_backbone_with_other_inputs():
     body = backbone("timm_vit")
     (lst,) = build({"name": "lst", "reduction": 1}, body)

@@ -133,7 +133,10 @@ class Rung(nn.Module):
         s = self.enter(self.own(x))
         if self.carry is not None:
             old = self.stream.take().unflatten(1, self.grid_before).permute(0, 3, 1, 2)  # B W H W
-            s = s + self.carry(F.adaptive_avg_pool2d(old, self.grid).flatten(2).transpose(1, 2))
+            side = [-(-before // now) for before, now in zip(self.grid_before, self.grid, strict=True)]
+            # Not adaptive_avg_pool2d: its backward on a GPU is not deterministic, which runs insist on.
+            old = F.avg_pool2d(old, side, ceil_mode=True)  # B W H W
+            s = s + self.carry(old.flatten(2).transpose(1, 2))
         self.stream.s = s
         return x
 
