@@ -6,6 +6,7 @@
              the sequence leaving the last block                  Backbone.before_finish(f)
     branch   y in  x + y,  y = f(norm(x))                          Branch.edit(f),  f(x, h, y) -> y
              h = norm(x), what the branch reads                    Branch.edit_input(f),  f(x, h) -> h
+             norm(x) of tokens that do not pass the branch         Branch.norm(x)
     affine   y = W x + b                                           Affine.edit(update), .merge(update)
              W and b while y is computed                          Affine.replace(update)
              the x of it                                           Affine.edit_input(f), .merge_input(M, c)
@@ -62,6 +63,10 @@ class Branch:
     def edit_input(self, edit: InputEdit) -> None:
         self._listen()
         self.input_edits.append(edit)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """What the branch would read of tokens that take another way, without its edits."""
+        return self.opens.forward(x)
 
     def _listen(self) -> None:
         if not self.edits and not self.input_edits:
@@ -358,7 +363,7 @@ class Block:
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens [B N C] entering this block, for `query`."""
-        return self._cross().context(self.attn.opens.forward(x))
+        return self._cross().context(self.attn.norm(x))
 
     def query(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What this block makes of queries [B T C], tokens like any others that its own tokens do not see.
@@ -366,7 +371,7 @@ class Block:
         They pass the frozen block; what other methods do in its branches is for its own tokens.
         """
         assert self.rest is not None, "a block that can be queried knows its rest"
-        return self.rest(queries, self._cross().read(self.attn.opens.forward(queries), k, v))
+        return self.rest(queries, self._cross().read(self.attn.norm(queries), k, v))
 
     def _cross(self) -> Cross:
         if self.cross is None:
