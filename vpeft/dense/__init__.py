@@ -1,0 +1,1 @@
+"""Networks beside a backbone and what belongs to dense prediction."""
