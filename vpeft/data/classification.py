@@ -14,7 +14,7 @@ from vpeft.config import DataConfig
 from vpeft.data.cache import Images, memory_limit
 from vpeft.data.images import Interpolation, UnreadableImage
 from vpeft.data.listing import Split
-from vpeft.data.loader import Batches, EpochSampler, make_loader
+from vpeft.data.loader import Batches, EpochSampler, make_loader, reached
 from vpeft.data.locate import locate
 
 Part = Literal["train", "val", "test"]
@@ -94,15 +94,7 @@ class ClassificationData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and batch that a run resumed from here goes on with."""
-        epoch, batch = self._start
-        if self.trainer is not None:
-            loop, epoch = self.trainer.fit_loop, self.trainer.current_epoch
-            between = loop.epoch_progress.current.ready == epoch
-            done: int = loop.epoch_loop.batch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
-            batch = 0 if between else done
-            if batch >= self.trainer.num_training_batches:
-                epoch, batch = epoch + 1, 0
-        return {"epoch": epoch, "batch": batch}
+        return reached(self.trainer, self._start)
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Make the next `train_dataloader` begin there."""

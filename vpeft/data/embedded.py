@@ -1,4 +1,4 @@
-"""Read a task of the embedded suite: VTAB-1k's layout plus a manifest of every file's sha256."""
+"""Read a task of the embedded suite: VTAB-1k's layout, or images and masks, and a manifest of every file's sha256."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from vpeft.data import vtab
+from vpeft.data import masked, vtab
 from vpeft.data.listing import Listing
-from vpeft.data.recipes import RECIPES
+from vpeft.data.masked import MaskedListing
+from vpeft.data.recipes import RECIPES, Recipe
+from vpeft.data.scenes import SCENES
 
 MANIFEST = "manifest.json"
 
@@ -21,23 +23,44 @@ def prepared(name: str) -> Path:
     return prepare(name, suite_dir())
 
 
+def find_recipe(name: str) -> Recipe | None:
+    """How a task is made, be it of classification or of segmentation."""
+    return RECIPES.get(name) or SCENES.get(name)
+
+
 def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) -> Listing:
     """List a task's files and labels after checking every file.
 
     Raises:
         ValueError: The folder was not made by data_prep/embedded.py, or a file differs from its manifest.
     """
+    facts = _facts(folder, name)
+    listing = vtab.read(folder, name, split)
+    # JPEG files in here are the published originals, byte for byte.
+    listing.provenance.update(facts, format="embedded", lossy=False, warning=None)
+    return listing
+
+
+def read_masked(folder: Path, name: str, split: Literal["train", "trainval"]) -> MaskedListing:
+    """List the images and masks of a segmentation task after checking every file.
+
+    Raises:
+        ValueError: As `read`.
+    """
+    facts = _facts(folder, name)
+    listing = masked.read(folder, name, split)
+    listing.provenance.update(facts, format="embedded", synthetic=True)
+    return listing
+
+
+def _facts(folder: Path, name: str) -> dict[str, Any]:
     if fault := find_fault(folder, name):
         raise ValueError(
             f"{folder} is not a whole embedded task: {fault}. This command makes it anew: "
             f"python data_prep/embedded.py --tasks {name} --root {folder.parent}"
         )
     manifest = json.loads((folder / MANIFEST).read_text())
-    listing = vtab.read(folder, name, split)
-    # JPEG files in here are the published originals, byte for byte.
-    facts = {key: manifest[key] for key in ("statement", "licence", "packages")}
-    listing.provenance.update(facts, format="embedded", lossy=False, warning=None)
-    return listing
+    return {key: manifest[key] for key in ("statement", "licence", "packages")}
 
 
 def find_fault(folder: Path, name: str) -> str | None:
@@ -50,7 +73,8 @@ def find_fault(folder: Path, name: str) -> str | None:
         return f"it has no {MANIFEST}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} is damaged ({error})"
-    if name not in RECIPES or content != RECIPES[name].content:
+    recipe = find_recipe(name)
+    if recipe is None or content != recipe.content:
         return "it was made by another version, or for another task"
     for file, sha256 in files.items():
         try:

