@@ -183,6 +183,12 @@ CASES: dict[str, Case] = {
     "dtl_plus": Case({"name": "dtl", "first": 0, "kernel": 3}, "dtl", identity=False, structural=True),
     "lst": Case({"name": "lst"}, "lst", identity=False, structural=True),
     "lst_residual": Case({"name": "lst", "residual": True, "init": "random"}, "lst", identity=False),
+    "mtlora": Case({"name": "mtlora", "rank": 4, "dropout": 0.0}, "mtlora", merges=True, structural=True),
+    "mtlora_dropout": Case({"name": "mtlora", "rank": 4}, "mtlora with dropout", merges=True),
+    "polyhistor": Case({"name": "polyhistor", "ratio": 4, "rank": 3, "embedding": 8}, "polyhistor", structural=True),
+    "polyhistor_lite": Case(
+        {"name": "polyhistor", "lite": True, "ratio": 4, "rank": 3, "embedding": 8}, "polyhistor", structural=True
+    ),
     "prefix": Case({"name": "prefix", "prefixes": 3}, "prefix", identity=False, structural=True),
 }
 
@@ -194,6 +200,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
     ("open_clip", "fact_tt_dropout"): "reads its projections as tensors",
     ("open_clip", "fact_tk_dropout"): "reads its projections as tensors",
+    ("open_clip", "mtlora_dropout"): "reads 'qkv' as a tensor",
     ("open_clip", "noah"): "reads 'qkv' as a tensor",
 }
 
@@ -211,6 +218,9 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "dtl", "kernel": 3}, 43_776),
     ({"name": "lst"}, 2_376_492),  # 2.38 M in DTL's comparison
     ({"name": "prefix"}, 184_320),
+    ({"name": "mtlora"}, 10_066_176),
+    ({"name": "polyhistor"}, 3_395_360),
+    ({"name": "polyhistor", "lite": True, "ratio": 32}, 3_294_832),
     ({"name": "linear"}, 0),
     ({"name": "full"}, 85_798_656),
     ({"name": "bitfit"}, 102_912),
@@ -278,6 +288,22 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
     ({"name": "dtl", "rank": 3, "kernel": 5}, lambda s: 6 * s.depth * s.dim + 25 * s.dim),
     ({"name": "lst"}, lambda s: ladder(s, s.dim // 8, s.hidden // 8)),
     ({"name": "prefix", "prefixes": 3}, lambda s: 6 * s.depth * s.dim),
+    (
+        {"name": "mtlora", "rank": 3},
+        lambda s: (
+            s.depth * 3 * (6 * s.dim + 2 * (s.dim + s.hidden))
+            + 2 * s.dim * (2 * s.depth + 1)
+            + s.dim * (3 * s.patch**2 + 1)
+        ),
+    ),
+    (
+        {"name": "polyhistor", "ratio": 8, "rank": 3, "embedding": 10},
+        lambda s: 5 * (1 + 2 * s.depth) + 2 * 3 * 11 * (s.dim + s.dim // 8),
+    ),
+    (
+        {"name": "polyhistor", "lite": True, "ratio": 8, "rank": 3, "embedding": 10},
+        lambda s: 10 + 2 * 3 * 11 * (s.dim + s.dim // 8) + 4 * s.depth,
+    ),
     ({"name": "linear"}, lambda s: 0),
     ({"name": "vpt", "prompts": 7}, lambda s: s.depth * 7 * s.dim),
     ({"name": "vpt", "prompts": 7, "deep": False}, lambda s: 7 * s.dim),

@@ -30,7 +30,10 @@ FOLDER = Path("docs/methods")
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+) @ ([0-9a-f]{7,40})")
 _LICENCE = re.compile(r",? ?[(\[]?(MIT|Apache-2\.0|BSD-\d-Clause|CC-BY[\w.-]*|no licence[^,.;)\]]*)")
 _WORDS: list[tuple[type, str]] = [
-    (methods.Mergeable | methods.MergingInputs, "Merges into the backbone's weights: `python tools/merge.py ADAPTER -o merged.safetensors`."),
+    (
+        methods.Mergeable | methods.MergingInputs,
+        "Merges into the backbone's weights: `python tools/merge.py ADAPTER -o merged.safetensors`.",
+    ),
     (methods.Selective, "Trains parameters of the backbone where they are; an adapter holds their new values."),
     (methods.Widening, "Hands the head more than the backbone's features."),
     (methods.Preparing, "Looks at the training images before an epoch."),
@@ -152,7 +155,9 @@ def _licences() -> dict[str, str]:
 def configs(name: str) -> list[Path]:
     """Configs of a method, relative to the repository."""
     found = []
-    for file in sorted((ROOT / "configs" / "vtab").glob("*.yaml")):
+    for file in [
+        file for folder in ("vtab", "multitask") for file in sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    ]:
         specs = read_yaml(file)["method"]
         if name in [spec["name"] for spec in (specs if isinstance(specs, list) else [specs])]:
             found.append(file.relative_to(ROOT))

@@ -41,10 +41,12 @@ from vpeft.methods.lion import LION
 from vpeft.methods.lora import LoRA
 from vpeft.methods.lora_fa import LoRAFA
 from vpeft.methods.lst import LST
+from vpeft.methods.mtlora import MTLoRA
 from vpeft.methods.noah import NOAH
 from vpeft.methods.parallel import Parallel
 from vpeft.methods.partial import Partial
 from vpeft.methods.pfeiffer import Pfeiffer
+from vpeft.methods.polyhistor import Polyhistor
 from vpeft.methods.prefix import Prefix
 from vpeft.methods.repadapter import RepAdapter
 from vpeft.methods.ssf import SSF
@@ -83,10 +85,12 @@ METHODS: dict[str, type[nn.Module]] = {
     "lora": LoRA,
     "lora_fa": LoRAFA,
     "lst": LST,
+    "mtlora": MTLoRA,
     "noah": NOAH,
     "parallel": Parallel,
     "partial": Partial,
     "pfeiffer": Pfeiffer,
+    "polyhistor": Polyhistor,
     "prefix": Prefix,
     "repadapter": RepAdapter,
     "ssf": SSF,
@@ -100,7 +104,7 @@ METHODS: dict[str, type[nn.Module]] = {
 CONFLICTS: dict[tuple[str, str], str] = {
     **{
         pair: "lst reads its features from its side network, where the change of the last norm or block is not seen"
-        for other in ("ssf", "difffit", "layernorm", "bitfit", "full", "partial")
+        for other in ("ssf", "difffit", "layernorm", "bitfit", "full", "partial", "mtlora")
         for pair in (("lst", other), (other, "lst"))
     },
     ("lst", "adapter_plus"): "lst has read a block before adapter_plus acts at its end; put lst last",
