@@ -81,6 +81,15 @@ def test_the_data_module_has_batches_of_the_named_tasks_and_its_outputs():
     assert sum(len(batch["index"]) for batch in data.val_dataloader()) == 3
 
 
+def test_a_resumed_run_goes_on_with_the_batch_that_was_due():
+    config = MultiTaskDataConfig(train_scenes=8, val_scenes=1, batch_size=2)
+    whole = [batch["index"].tolist() for batch in MultiTaskData(config, SIZE, 0).train_dataloader()]
+    resumed = MultiTaskData(config, SIZE, 0)
+    resumed.load_state_dict({"epoch": 0, "batch": 2})
+    assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == whole[2:]
+    assert resumed.state_dict() == {"epoch": 0, "batch": 2}
+
+
 def png(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)

@@ -5,6 +5,7 @@ Shapes: B images, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import lightning.pytorch as L
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vpeft.data.loader import EpochSampler, Fetch, make_loader
+from vpeft.data.loader import EpochSampler, Fetch, make_loader, reached
 from vpeft.data.pascal_context import PascalContext
 from vpeft.data.shapes import Shapes
 
@@ -84,6 +85,7 @@ class MultiTaskData(L.LightningDataModule):
         self.splits: dict[str, Scenes] = {"train": self._scenes("train"), "val": self._scenes("val")}
         self.outputs = {task: self.splits["train"].outputs[task] for task in config.tasks}
         self.name = "synthetic shapes" if config.root is None else "PASCAL-Context"
+        self._start = (0, 0)
 
     def _scenes(self, part: Literal["train", "val"]) -> Scenes:
         config = self.config
@@ -102,9 +104,18 @@ class MultiTaskData(L.LightningDataModule):
 
     test_dataloader = val_dataloader
 
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and batch that a run resumed from here goes on with."""
+        return reached(self.trainer, self._start)
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Make the next `train_dataloader` begin there."""
+        self._start = (state_dict["epoch"], state_dict["batch"])
+
     def _loader(self, part: str, batch_size: int, training: bool = False) -> DataLoader[dict[str, Tensor]]:
         scenes, workers = self.splits[part], self.config.workers
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(len(scenes), batch_size, self.seed, training, training, rank, world)
+        start = self._start if training else (0, 0)
+        sampler = EpochSampler(len(scenes), batch_size, self.seed, training, training, rank, world, start)
         batches = SceneBatches(scenes, self.config.tasks, self.seed, training and self.config.augment == "flip")
         return make_loader(batches, sampler, workers)
