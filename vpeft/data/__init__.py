@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vpeft.data.classification import ClassificationData
+    from vpeft.data.segmentation import SegmentationData
 
-__all__ = ["ClassificationData"]
+__all__ = ["ClassificationData", "SegmentationData"]
 
 
 def __getattr__(name: str) -> object:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> object:
         from vpeft.data.classification import ClassificationData
 
         return ClassificationData
+    if name == "SegmentationData":
+        from vpeft.data.segmentation import SegmentationData
+
+        return SegmentationData
     raise AttributeError(f"module 'vpeft.data' has no attribute '{name}'")
