@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import nn
+from torch import Tensor, nn
 
 from vpeft.backbones.backbone import Preprocessing
 from vpeft.backbones.beside import Joint, TextTower, linear_map
@@ -62,11 +63,11 @@ def _whole(name: str, pretrained: str, seed: int) -> Any:
             raise hub_unreachable(f"open_clip:{name}", error) from error
 
 
-def joint(name: str, pretrained: str, seed: int) -> Joint:
-    """The joint space of `MODEL/TAG`: the projection into it, and its text tower.
+def whole(name: str, pretrained: str, seed: int) -> tuple[Any, Callable[[list[str]], Tensor]]:
+    """Both towers of `MODEL/TAG`, frozen and in eval mode, and their tokenizer.
 
     Raises:
-        ValueError: the file has no text tower; the projection is no linear map.
+        ValueError: no such model, or the file has no text tower.
         RuntimeError: weights or tokenizer could not be had.
     """
     clip = _whole(name, pretrained, seed).eval().requires_grad_(False)
@@ -78,9 +79,19 @@ def joint(name: str, pretrained: str, seed: int) -> Joint:
         check_keys(clip.state_dict(), state, path)
         clip.load_state_dict(state)
     try:
-        tokenizer = open_clip.get_tokenizer(name.partition("/")[0])
+        return clip, open_clip.get_tokenizer(name.partition("/")[0])
     except (OSError, RuntimeError) as error:  # those of SigLIP come from a hub
         raise hub_unreachable(f"open_clip:{name}", error) from error
+
+
+def joint(name: str, pretrained: str, seed: int) -> Joint:
+    """The joint space of `MODEL/TAG`: the projection into it, and its text tower.
+
+    Raises:
+        ValueError: the file has no text tower; the projection is no linear map.
+        RuntimeError: weights or tokenizer could not be had.
+    """
+    clip, tokenizer = whole(name, pretrained, seed)
     visual: Any = clip.visual
     if hasattr(visual, "trunk"):
         weight = linear_map(nn.Sequential(visual.trunk.get_classifier(), visual.head), visual.trunk.num_features)
