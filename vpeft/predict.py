@@ -37,7 +37,7 @@ class Classifier(nn.Module):
 
     def __init__(self, path: Path | str, weights: str | None = None, device: str | None = None) -> None:
         super().__init__()
-        self.device = _device(device)
+        self.device = find_device(device)
         self.tuned, self.manifest = load_adapter(path, weights)
         self.classes: list[str] = self.manifest["classes"]
         for name in ("mean", "std"):
@@ -59,7 +59,12 @@ class Classifier(nn.Module):
         return load_image(path, self.tuned.backbone.image_size, self.manifest["resize"], self.manifest["interpolation"])
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None is cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: There is no such device.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
