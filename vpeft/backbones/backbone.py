@@ -27,6 +27,10 @@ class Family(Protocol):
     def pool(self, x: Tensor) -> Tensor: ...  # -> B C
 
 
+# Ends the name of a timm Swin whose blocks pad their maps before they shift them, as the official code does.
+PAD_FIRST = "+pad_first"
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a backbone's images were prepared when it was trained: its own data config.
@@ -125,6 +129,15 @@ class Backbone(nn.Module):
     @property
     def windowed(self) -> bool:
         return self.blocks[0].windowed
+
+    def skip_norm(self) -> None:
+        """Take the last norm from what methods may touch: what is built on this backbone reads the blocks only.
+
+        Methods ask for their places when they are built, so this comes first.
+        """
+        self.family.affines.pop("norm", None)
+        last = {id(parameter) for parameter in self.family.norm.parameters()}
+        self.family.unused += tuple(name for name, p in self.model.named_parameters() if id(p) in last)
 
     def edit_pixels(self, edit: Callable[[Tensor], Tensor]) -> None:
         """Change images [B, 3, H, W] before the patch embedding."""

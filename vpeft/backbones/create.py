@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from vpeft.backbones.backbone import Backbone, Family, Preprocessing, Recipe, own_preprocessing
+from vpeft.backbones.backbone import PAD_FIRST, Backbone, Family, Preprocessing, Recipe, own_preprocessing
 from vpeft.backbones.embedded import EMBEDDED
 from vpeft.backbones.weights import SUFFIXES, Weights, content_hash
 from vpeft.fetch import cache_dir
@@ -20,7 +20,10 @@ def create(
     """Build the backbone called `name`, in eval mode.
 
     Args:
-        name: A timm, `open_clip:` , `hf:` or embedded name (see this package's docstring).
+        name: A timm, `open_clip:` , `hf:` or embedded name (see this package's docstring). A timm Swin shifts its
+            maps and pads them then, which the official code does in the other order; they differ where a map is
+            no multiple of the window. `+pad_first` after its name is the official order, in which no window
+            shrinks to a small map either.
         pretrained: `auto` loads the weights the name stands for: from a file `<name>.safetensors` (or
             .npz, .pth, ...; a `/` or `:` in the name is a `-`) under `weights/` of the cache if there is
             one, else from the embedded package or the model hub. `none` leaves them random, from `seed`;
@@ -90,7 +93,7 @@ def local_weights(name: str) -> Path | None:
     """The file for `name` that the user has put under `weights/` of the cache, if any."""
     if name in EMBEDDED:
         return None  # its converted file lies there too, and is verified by its own loader
-    stem = name.replace("/", "-").replace(":", "-")
+    stem = name.removesuffix(PAD_FIRST).replace("/", "-").replace(":", "-")
     return next((file for suffix in SUFFIXES if (file := cache_dir() / "weights" / f"{stem}{suffix}").is_file()), None)
 
 

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor
 
-from vpeft.backbones.backbone import Preprocessing, own_preprocessing
+from vpeft.backbones.backbone import PAD_FIRST, Preprocessing, own_preprocessing
 from vpeft.backbones.embedded import EMBEDDED, embedded_state_dict
 from vpeft.backbones.weights import Weights, check_file, content_hash, hub_unreachable, load_file
 
@@ -23,6 +23,7 @@ Loaded = tuple[Any, Preprocessing, Weights]
 def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
     """Build timm's `name` (or an embedded backbone) without its classifier, and resample it to `image_size`."""
     resampled: dict[str, Tensor] = {}
+    named, name = name, name.removesuffix(PAD_FIRST)
     architecture = EMBEDDED[name].architecture if name in EMBEDDED else known(name)
     if pretrained == "auto" and name not in EMBEDDED:
         model = _from_hub(architecture)
@@ -43,6 +44,10 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
     preprocessing = own_preprocessing(model)
     # Of what was loaded, not of what was resampled: the last bits of an interpolation depend on the machine.
     weights = Weights(source, origin, content_hash(resampled or model))  # type: ignore[arg-type]
+    if named != name:
+        from vpeft.backbones.timm_swin import pad_first
+
+        pad_first(model)  # before the size, to which timm's own windows may shrink
     if image_size is not None:
         resize(model, image_size, name)
     return model, preprocessing, weights
@@ -54,6 +59,7 @@ def classifier(name: str, pretrained: str, seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: there is none; the message says where there is one.
     """
+    name = name.removesuffix(PAD_FIRST)
     config: Any = None if name in EMBEDDED else timm.get_pretrained_cfg(known(name))
     joint = config is not None and "_clip_" in name and "ft_in" not in (config.tag or "")
     if config is None or joint or (not config.num_classes and pretrained in ("auto", "none")):

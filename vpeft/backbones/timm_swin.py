@@ -38,7 +38,7 @@ class TimmSwin:
             self.unused = tuple(f"head.fc.{name}" for name, _ in self.model.head.fc.named_parameters())
 
     def _block(self, block: Any) -> Block:
-        if type(block) is not SwinTransformerBlock:
+        if type(block) not in PROMPTED:
             raise refuse_block(block)
         resolution: Any = block.input_resolution
         return Block(
@@ -98,7 +98,7 @@ class _Prefix:
     @num_prefix_tokens.setter
     def num_prefix_tokens(self, count: int) -> None:
         self.count = self.block.prompts = count
-        self.block.__class__ = PromptedBlock
+        self.block.__class__ = PROMPTED.get(type(self.block), type(self.block))
         open_windows(self.block.attn)
 
     def place(self, count: int) -> None:
@@ -110,6 +110,35 @@ def open_windows(attn: Any) -> None:
     if not isinstance(attn, OpenWindows):
         attn.__class__ = OpenWindows
         attn.guests = None
+
+
+def pad_first(model: Any) -> None:
+    """Let every block of a timm Swin, before it is wrapped, pad its map before it shifts it, as the official code does.
+
+    Windows larger than a map stay what they are, and shift, as in the official code for segmentation.
+
+    Raises:
+        ValueError: it is no Swin.
+    """
+    if not isinstance(model, SwinTransformer):
+        raise ValueError(
+            f"+pad_first is for timm's SwinTransformer, whose windows are shifted; this is a {type(model).__name__}. "
+            "Leave it out."
+        )
+    stages: Any = model.layers
+    for stage in stages:
+        for block in stage.blocks:
+            block.__class__ = PadFirst
+            block.set_input_size(block.input_resolution, block.window_size, always_partition=True)
+
+
+class PadFirst(SwinTransformerBlock):
+    """Pads its map, then shifts it; timm's own block shifts it, then pads."""
+
+    def _attn(self, x: Tensor) -> Tensor:
+        grid: Any = self.input_resolution
+        (height, width), (down, across) = grid, self.window_size
+        return super()._attn(F.pad(x, (0, 0, 0, -width % across, 0, -height % down)))[:, :height, :width]
 
 
 class PromptedBlock(SwinTransformerBlock):
@@ -124,6 +153,14 @@ class PromptedBlock(SwinTransformerBlock):
         patches = super()._attn(x[:, 0, self.prompts :].unflatten(1, grid))
         prompts, attn.guests = attn.guests, None
         return torch.cat([prompts, patches.flatten(1, 2)], dim=1).unsqueeze(1)
+
+
+class PromptedPadFirst(PromptedBlock, PadFirst):
+    """Both: prompts are taken off before the map of patches is padded."""
+
+
+# Blocks that methods can attach to, and what they become once prompts stand before their patches.
+PROMPTED: dict[type, type] = {SwinTransformerBlock: PromptedBlock, PadFirst: PromptedPadFirst}
 
 
 class OpenWindows(WindowAttention):

@@ -32,7 +32,8 @@ class Partial(nn.Module):
     def adopts(self, backbone: Backbone) -> list[str]:
         modules = [block.module for block in backbone.blocks[-self.count :]] + [backbone.family.norm]
         learned = {parameter for module in modules for parameter in module.parameters()}
-        return [name for name, parameter in backbone.model.named_parameters() if parameter in learned]
+        found = [name for name, parameter in backbone.model.named_parameters() if parameter in learned]
+        return [name for name in found if name not in backbone.family.unused]
 
     def merge(self, backbone: Backbone) -> None:
         """The change is in the backbone already."""
