@@ -3,7 +3,7 @@
     x + P_c,    c = argmin_k |f(x) - mu_k|
 
 A border prompt for each cluster of the training images. The clusters are those of the frozen features f of images
-without a prompt, mu_k their means; every prompt starts from the meta-prompt.
+without a prompt, mu_k their means; every prompt starts from the meta-prompt, which other tasks have trained.
 
 Shapes: B images, C features, K prompts, M samples.
 """
@@ -41,12 +41,15 @@ class DAMVP(nn.Module):
     the training set, without augmentation; theirs are the first 1000 of a shuffled, augmented epoch. Features are
     those of the model with the other methods on it, where there are any.
 
+    A meta-prompt is made by `python tools/meta_prompt.py configs/vtab/dam_vp.yaml --tasks TASK,TASK,... -o FILE`, with
+    Reptile and the official code's settings (`vpeft.meta_prompt`), and used with `--method.meta FILE`.
+
     Args:
         prompts: K, the most clusters.
         threshold: Distance of features from which on clusters stay apart; 10 in the official code.
         size: p; 30 in the official code.
         std: Deviation of the initial values; 1 in the official code, without a meta-prompt.
-        meta: File (.safetensors) of a meta-prompt with `up`, `down`, `left` and `right`, which is what `reptile` makes;
+        meta: File (.safetensors) of a meta-prompt with `up`, `down`, `left` and `right`, of `tools/meta_prompt.py`;
             it is read when training starts, and an adapter does not need it any more.
 
     Raises:
