@@ -28,17 +28,25 @@ if TYPE_CHECKING:
 class LION(nn.Module):
     """Equilibrium layers before and behind the backbone; 2 r (2 d + r + 1) parameters: 100,416 for r = 32 on ViT-B/16.
 
-    There is no public code. From the paper's abstract and its Figure 2: two equilibrium implicit layers and no more,
-    one in front of the backbone's input and one behind its output, the backbone frozen; their parameters pruned by
-    the lottery hypothesis. It claims up to 11.5 % fewer trained parameters than VPT, or 11.5 % of them: the sentence
-    reads both ways. Pruned by half, 50,240 of these remain, 10.9 % of VPT-deep's 460,800.
+    There is no public code, and the paper's method section has not been read here: known are its abstract, the
+    beginning of its introduction and the caption of its Figure 2. From these: two equilibrium implicit layers and no
+    more, one in front of the backbone's input and one behind its output, the backbone frozen; their parameters pruned
+    by the lottery hypothesis, to relieve the computation of the layers. It claims up to 11.5 % fewer trained parameters
+    than VPT, or 11.5 % of them: the sentence reads both ways. Pruned by half, 50,240 of these remain, 10.9 % of
+    VPT-deep's 460,800.
 
-    Decided here: the equation of a layer, its rank, norm(x) without parameters, V = 0 at the start (so that it
-    starts as the backbone), the bound c on W and plain iteration. The tolerance fixes the number of iterations
-    beforehand, so that a compiled graph stays whole and a GPU is never waited for. The lottery (Frankle & Carbin, ICLR
-    2019, arXiv:1803.03635): the smallest entries of U, W and V, each by its own magnitudes, are masked for good,
-    the others go back to their initial values and train on. All rounds fall into the first `search` of one run; the
-    head, the schedule and the optimiser's moments go on.
+    Decided here: the equation of a layer, its rank, norm(x) without parameters, that the first layer acts on tokens
+    and not on pixels, V = 0 at the start (so that it starts as the backbone), the bound c on W and plain iteration.
+    The tolerance fixes the number of iterations beforehand, so that a compiled graph stays whole and a GPU is never
+    waited for. Also which parameters are pruned, how many and when, after the lottery itself (Frankle & Carbin, ICLR
+    2019, arXiv:1803.03635): the smallest entries of U, W and V, each by its own magnitudes, are masked for good, the
+    others go back to their initial values and train on. All rounds fall into the first `search` of one run; the head,
+    the schedule, the optimiser's moments and the average of `train.ema` go on. That average therefore keeps a share of
+    the values from before the rewind, its decay to the power of the steps since: train long enough after `search`.
+
+    May differ: a reader's public notes on the paper, which could not be checked against it, have the first layer make
+    a prompt for the image, the second one for the features, and a threshold that parts the parameters: those above it
+    train as usual, the others are drawn to zero by a strong penalty. They mention neither masks nor a rewind.
 
     Args:
         rank: r, the width of z.
