@@ -76,6 +76,8 @@ def test_a_sampled_subnet_is_the_network_of_its_widths(body):
     supernet = shake(build_tuned(body, prompts=4, lora=3, adapter=5))
     noah = supernet.methods[0]
     blocks = len(noah.cells)
+    with torch.no_grad():
+        widest = supernet(image())
     for front in (Architecture((3, 0), (2, 0), (0, 4)), Architecture((1, 2), (0, 3), (5, 0))):
         architecture = Architecture(*(tuple(w) + (0,) * (blocks - 2) for w in vars(front).values()))
         noah.sample(architecture)
@@ -84,8 +86,11 @@ def test_a_sampled_subnet_is_the_network_of_its_widths(body):
         assert sum(p.numel() for p in alone.methods[0].parameters()) == noah.size(architecture)
         with torch.no_grad():
             torch.testing.assert_close(supernet(image()), alone(image()), rtol=1e-5, atol=1e-5)
-    whole = supernet.methods[0].sample()
-    assert whole is None
+        with torch.no_grad():
+            assert not torch.equal(supernet(image()), widest)
+    noah.sample()
+    with torch.no_grad():
+        assert torch.equal(supernet(image()), widest)
     assert [block.prefix for block in supernet.backbone.blocks] == [
         block.prefix for block in build_tuned(body, prompts=4).backbone.blocks
     ]

@@ -30,8 +30,10 @@ class BiAdapter(nn.Module):
     code: JieShibo/PETL-ViT @ 026e4f1 (MIT), whose levels, gradients and starting values these are.
 
     Differs: no quantised LoRA and no quantised head (their Bi-LoRA and Bi-Head), and any number of bits up to 8,
-    theirs 1, 2, 4 or 8. An adapter that is loaded keeps the mean and deviation that it was saved with, so that it
-    computes the same bits; trained further, it moves its weights between fixed levels.
+    theirs 1, 2, 4 or 8. An adapter that is loaded keeps the mean and deviation that it was saved with, so that on a
+    CPU it computes the same bits as what was saved; trained further, it moves its weights between fixed levels. Mean
+    and deviation are taken on a CPU when it is saved. Those of a GPU, which sums in another order, can differ from them
+    in the last bits, and a weight that lies that near to a boundary is stored on the neighbouring level.
 
     Args:
         bottleneck: r; 32 in the official code.
