@@ -196,7 +196,8 @@ def test_a_linear_probe_keeps_no_activation_of_the_backbone():
         ({"name": "adaptformer", "bottleneck": 0}, "bottleneck is 0"),
         ({"name": "vpt", "project": 0}, "project is 0"),
         ({"name": "partial", "blocks": 9}, "has 2 blocks"),
-        ({"name": "bitfit", "rank": 1}, "method bitfit has no 'rank'; it has no options"),
+        ({"name": "linear", "rank": 1}, "method linear has no 'rank'; it has no options"),
+        ({"name": "bitfit", "position_tables": True}, "^bitfit: position_tables is true, but timm_vit has no relative"),
         ([], "it is written {name: vpt, prompts: 10}"),
     ],
 )

@@ -190,6 +190,12 @@ CASES: dict[str, Case] = {
         {"name": "polyhistor", "lite": True, "ratio": 4, "rank": 3, "embedding": 8}, "polyhistor", structural=True
     ),
     "prefix": Case({"name": "prefix", "prefixes": 3}, "prefix", identity=False, structural=True),
+    "lorand": Case({"name": "lorand", "kernel": 4}, "lorand", identity=False, structural=True),
+    "lorand_paper": Case(
+        {"name": "lorand", "branches": 2, "kernel": 4, "shared_kernel": True, "zero_init": True}, "lorand"
+    ),
+    "mona": Case({"name": "mona", "bottleneck": 8}, "mona", identity=False, structural=True),
+    "mona_zero": Case({"name": "mona", "bottleneck": 8, "zero_init": True}, "mona"),
 }
 
 # (backbone, case) -> what the refusal says
@@ -260,6 +266,8 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "evp"}, 150_528),  # 69,840 of them ever change
     ({"name": "ilm_vp"}, 150_528),
     ({"name": "dam_vp", "prompts": 1}, 69_840),
+    ({"name": "lorand"}, 1_809_408),
+    ({"name": "mona"}, 2_684_928),
 ]
 
 
@@ -364,6 +372,18 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
         lambda s: 2 * s.depth * (12 * s.dim + 12 + 3 * s.dim + s.dim),
     ),
     ({"name": "krona", "factor": 4}, lambda s: 2 * s.depth * (4 * 4 + (s.dim // 4) ** 2)),
+    (
+        {"name": "lorand", "branches": 3, "kernel": 5, "factor": 4},
+        lambda s: 2 * s.depth * (2 * 3 * (5 * (s.dim + s.dim // 4) + 5**2) + s.dim + s.dim // 4),
+    ),
+    (
+        {"name": "lorand", "branches": 2, "shared_kernel": True},
+        lambda s: 2 * s.depth * (2 * 2 * 8 * (s.dim + s.dim // 2) + 2 * 8**2 + s.dim + s.dim // 2),
+    ),
+    (
+        {"name": "mona", "bottleneck": 12},
+        lambda s: 2 * s.depth * (s.dim * (2 * 12 + 5) + 12**2 + 88 * 12),
+    ),
     ({"name": "vp", "size": 5}, lambda s: 6 * 5 * (2 * s.side - 10)),
     ({"name": "vp", "kind": "fixed_patch", "size": 5}, lambda s: 3 * 5**2),
     ({"name": "evp", "size": 5}, lambda s: 3 * s.side**2),

@@ -40,7 +40,9 @@ from vpeft.methods.linear import Linear
 from vpeft.methods.lion import LION
 from vpeft.methods.lora import LoRA
 from vpeft.methods.lora_fa import LoRAFA
+from vpeft.methods.lorand import LoRand
 from vpeft.methods.lst import LST
+from vpeft.methods.mona import Mona
 from vpeft.methods.mtlora import MTLoRA
 from vpeft.methods.noah import NOAH
 from vpeft.methods.parallel import Parallel
@@ -84,7 +86,9 @@ METHODS: dict[str, type[nn.Module]] = {
     "lion": LION,
     "lora": LoRA,
     "lora_fa": LoRAFA,
+    "lorand": LoRand,
     "lst": LST,
+    "mona": Mona,
     "mtlora": MTLoRA,
     "noah": NOAH,
     "parallel": Parallel,
