@@ -112,7 +112,7 @@ class TrainImages(Dataset[dict[str, Tensor]]):
         size = shorter_side(mask.shape, int(random.choice(self.sizes)), self.config.long_side)
         mask, crop = resize_nearest(mask, size), self.config.crop
         top, left = (random.randint(max(side - crop, 0) + 1) for side in size)
-        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        pixels = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
         pixels, mask = (one[top : top + crop, left : left + crop] for one in (pixels, mask))
         if self.config.distort:
             pixels = distort(pixels, draw_distortion(random))

@@ -51,7 +51,8 @@ class OpenVocab(L.LightningModule):
     ) -> None:
         super().__init__()
         self.san, self.train_table, self.test_tables = san, train_table, test_tables
-        self.optim, self.absent = optim, absent
+        self.optim = optim
+        self.absent: Absent = absent
         self.loss = None if train_table is None else MaskLoss(len(train_table.names), **asdict(loss))
         self.areas = {name: Areas(len(table.names), table.ignore) for name, table in test_tables.items()}
         self.evaluation: dict[str, Scores] = {}
