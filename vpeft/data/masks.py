@@ -66,8 +66,8 @@ def read_classes(path: Path) -> ClassTable:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; write one class name a line into it, in the order of the masks' ids.")
-    lines = [found for line in path.read_text("utf-8").splitlines() if (found := _LINE.fullmatch(line.strip()))[0]]  # pyright: ignore[reportOptionalSubscript]
-    names, colours = [line["name"] for line in lines], [line["colour"] for line in lines]
+    lines = [_LINE.fullmatch(line.strip()) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    names, colours = ([line[group] for line in lines if line] for group in ("name", "colour"))
     try:
         if not any(colours):
             return ClassTable.of(names)

@@ -81,8 +81,12 @@ def _taps(there: int, wanted: int, part: slice) -> tuple[np.ndarray, np.ndarray,
     at = ((np.arange(wanted)[part] + 0.5) * scale - 0.5).astype(np.float32)
     first = np.floor(at)
     share = at - first
-    weights = (np.rint(weight * np.float32(_ONE)).astype(np.int32) for weight in (np.float32(1) - share, share))
-    return first.astype(np.int64), *weights
+    one, unit = np.float32(1), np.float32(_ONE)
+    return (
+        first.astype(np.int64),
+        np.rint((one - share) * unit).astype(np.int32),
+        np.rint(share * unit).astype(np.int32),
+    )
 
 
 _ONE = 2048
