@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.golden import golden
 from tests.runs import tiny_config, write_images
@@ -19,6 +20,7 @@ from vpeft.backbones import Preprocessing, wrap
 from vpeft.config import to_yaml
 from vpeft.methods import build
 from vpeft.methods.dam_vp import cluster, reptile
+from vpeft.methods.evp import shrink
 from vpeft.run import train
 from vpeft.tuned import Tuned
 
@@ -121,6 +123,51 @@ def test_evp_trains_its_border_only_and_shrinks_the_image_into_it():
     inside = prompt(image())[:, :, 5:-5, 5:-5]
     shrunk = F.interpolate(image(), (54, 54), mode="bicubic", antialias=True)
     torch.testing.assert_close(inside, shrunk, atol=1e-5, rtol=1e-5)
+
+
+class Called(TorchDispatchMode):
+    """Names of the operations that ran, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("spec", [{"name": "evp", "size": 8}, {"name": "ilm_vp", "inner": 48}], ids=lambda s: s["name"])
+def test_a_prompt_before_a_shrunk_image_learns_without_a_backward_that_a_gpu_may_not_repeat(spec):
+    # Runs ask for deterministic algorithms, and on a GPU the backward of torch's bicubic resizing is none.
+    plain, around = build([{"name": "vp", "size": 5}, spec], body(64))
+    cotangent = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    changed = plain(image())
+    with Called() as backward:
+        (around(changed) * cotangent).sum().backward()
+    assert not [name for name in backward.names if "upsample" in name and "backward" in name]
+    ours = plain.prompt.up.grad.clone()
+    plain.zero_grad()
+    theirs = F.interpolate(plain(image()), (48, 48), mode="bicubic", antialias=True)
+    (around.surround(theirs) * cotangent).sum().backward()
+    assert ours.any()
+    torch.testing.assert_close(ours, plain.prompt.up.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_the_detector_of_that_backward_sees_it():
+    images = image().requires_grad_()
+    with Called() as backward:
+        F.interpolate(images, (48, 48), mode="bicubic", antialias=True).sum().backward()
+    assert [name for name in backward.names if "upsample" in name and "backward" in name]
+
+
+@pytest.mark.parametrize("size", [(24, 40), (17, 33), (40, 56)])
+def test_shrinking_equals_the_antialiased_resizing_of_torch(size):
+    images = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    theirs = F.interpolate(images, size, mode="bicubic", antialias=True)
+    torch.testing.assert_close(shrink(images, size), theirs, atol=1e-5, rtol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(shrink(images, size), theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_ilm_vp_equals_the_official_code():

@@ -28,9 +28,13 @@ class EVP(nn.Module):
 
     Of these 6 p (H + W - 2 p) ever change, 69,840 for p = 30. UCSC-VLAA/EVP @ 96b7131 [MIT] is followed: no sign, no
     clamp, and the interior of P is added as well, which starts and stays at zero. The equation's step is SGD without
-    momentum and decay. What paper and code call input diversity, random flips and crops, is `data.augment` here.
+    momentum and decay. The paper's input diversity is, in its code, a random flip (`data.augment: flip`) and a random
+    crop. The image is shrunk by two matrix products, which equal torch's antialiased bicubic resizing; that has no
+    deterministic backward on a GPU, and a method before this one needs it.
 
-    Differs: the image is shrunk from the size that the data has been resized to, theirs from the file.
+    Differs: the image is shrunk from the size that the data has been resized to, theirs from the file. While training
+    they crop the longer side of an image at a random place, `data.resize: crop` always in the middle; of a square
+    image both keep all.
 
     Args:
         size: p; 30 in the official code.
@@ -56,7 +60,7 @@ class EVP(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = (side - 2 * self.size for side in self.perturbation.shape[1:])
-        return self.surround(F.interpolate(images, (height, width), mode="bicubic", antialias=True))
+        return self.surround(shrink(images, (height, width)))
 
     def surround(self, images: Tensor) -> Tensor:
         """The prompt around normalised images that are smaller than it by the border."""
@@ -73,3 +77,16 @@ class EVP(nn.Module):
 
     def after_step(self, step: int, steps: int) -> None:
         """Nothing: what is inside the border has had no gradient."""
+
+
+def shrink(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resizing of [B, 3, H, W], whose backward is deterministic on a GPU too."""
+    with torch.autocast(images.device.type, enabled=False):  # images keep their precision
+        rows, columns = (_resizing(before, after, images) for before, after in zip(images.shape[2:], size, strict=True))
+        return rows @ images @ columns.T
+
+
+def _resizing(before: int, after: int, like: Tensor) -> Tensor:
+    """The matrix [after, before] of it along one side: what torch makes of the identity, whose width stays."""
+    bright = torch.eye(before, device=like.device, dtype=like.dtype)[None, None]
+    return F.interpolate(bright, (after, before), mode="bicubic", antialias=True)[0, 0]

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vpeft.methods.evp import shrink
+
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
 
@@ -59,7 +61,7 @@ class ILMVP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.kind == "border":
             return images + self.mask() * self.program
-        return self.surround(F.interpolate(images, (self.inner, self.inner), mode="bicubic", antialias=True))
+        return self.surround(shrink(images, (self.inner, self.inner)))
 
     def surround(self, images: Tensor) -> Tensor:
         """The program around normalised images of the inner square."""
