@@ -52,7 +52,7 @@ def test_an_option_of_the_method_is_overridden(write):
 
 
 def test_another_method_replaces_the_first_with_its_options(write):
-    assert parse([write(VPT), "--method", "{name: bitfit}"]).method == {"name": "bitfit"}
+    assert parse([write(VPT), "--method", "{name: bitfit}"]).method == {"name": "bitfit", "position_tables": False}
 
 
 def test_a_mapping_without_a_name_changes_options(write):
@@ -124,7 +124,11 @@ MISTAKES = {
         "c.yaml: there is no 'embedded.optim.lrr'; did you mean 'optim.lr'?",
     ),
     "nothing near": ("head: {zzz: 1}", [], "c.yaml: there is no 'head.zzz'; there is head.kind, head.init, "),
-    "number as a key": ("1: 2", [], "c.yaml: there is no '1'; there is method, backbone, pretrained, image_size, "),
+    "number as a key": (
+        "1: 2",
+        [],
+        "c.yaml: there is no '1'; there is kind, method, backbone, pretrained, image_size, ",
+    ),
     # type
     "text for a number": ("", ["--optim.lr", "abc"], "command line: optim.lr must be a number, not 'abc'"),
     "null for a number": ("optim: {lr: null}", [], "c.yaml: optim.lr must be a number, not null"),

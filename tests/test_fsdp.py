@@ -17,7 +17,8 @@ from tests.runs import SGD, tiny_config, write_images
 from vpeft import backbones
 from vpeft.config import to_yaml
 from vpeft.results import read_rows
-from vpeft.run import build_task, train
+from vpeft.run import train
+from vpeft.tasks.build import build_task
 
 ROOT = Path(__file__).parents[1]
 

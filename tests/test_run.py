@@ -10,8 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.runs import DROPOUT, tiny_config, write_images
 from vpeft.checkpoint import load_adapter, read_manifest
 from vpeft.config import ConfigError, parse, to_yaml
+from vpeft.normalization import normalization
 from vpeft.results import Row, read_rows
-from vpeft.run import normalization, train
+from vpeft.run import train
 from vpeft.tasks.averaging import RunningAverage
 from vpeft.tasks.classification import Classification
 

@@ -5,7 +5,8 @@ import torch
 
 from vpeft import backbones
 from vpeft.config import Config, ConfigError, DataConfig, HeadConfig, TrainConfig, resolve
-from vpeft.run import build_trainer, check, normalization
+from vpeft.normalization import normalization
+from vpeft.run import build_trainer, check
 from vpeft.run_folder import RunFolder
 from vpeft.tasks.timing import Timing, Waiting
 

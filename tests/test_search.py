@@ -169,7 +169,8 @@ def test_depths_are_the_quarters_of_the_backbone():
 
 def test_fitness_is_the_accuracy_on_val200_with_the_slices(images, tmp_path):
     config = run.complete(make(images, tmp_path))
-    task, data = run.assemble(config)
+    job = run.assemble(config)
+    task, data = job.task, job.data
     data.setup()
     fitness = search.Fitness(task, data, torch.device("cpu"))
     noah = task.tuned.methods[0]

@@ -8,8 +8,10 @@ import torch
 from tests.zoo import CASES, REFUSED, backbone, image, shake, tuned
 
 # one setting of every method, the first structural one where there is one
-ORDER = sorted(reversed(CASES.items()), key=lambda item: item[1].structural)
-MAIN = list({case.spec["name"]: name for name, case in ORDER}.values())
+FIRST: dict[str, str] = {}
+for name, case in sorted(CASES.items(), key=lambda item: not item[1].structural):
+    FIRST.setdefault(case.spec["name"], name)
+MAIN = list(FIRST.values())
 PAIRS = list(itertools.permutations(MAIN, 2))
 BODIES = ["timm_registers", "timm_swin"]
 

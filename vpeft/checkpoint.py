@@ -5,7 +5,8 @@ The header's metadata holds a JSON manifest under `vpeft`:
 
     format, vpeft                format number and version of the package that wrote it
     backbone                     name, pretrained, image_size, seed, weights {source, origin, sha256}
-    method, head, drop_path      list of method entries; head {kind, init, batch_norm, ...}
+    kind                         of run: classification, segmentation
+    method, head, drop_path      list of method entries; head {kind, init, batch_norm, ...}, or {name, ...}
     classes                      names, in the order of the logits
     normalization                name, mean, std
     resize, interpolation, task  how images are prepared; what it was trained on
@@ -39,7 +40,6 @@ FORMAT = 1
 _KEYS = {
     "backbone": ("name", "pretrained", "image_size", "seed", "weights"),
     "method": (),
-    "head": ("init", "batch_norm"),
     "drop_path": (),
     "classes": (),
     "normalization": ("name", "mean", "std"),
@@ -117,21 +117,35 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
         ValueError: Not an adapter, damaged, or its backbone cannot be rebuilt as it was.
         RuntimeError: The backbone's weights could not be fetched.
     """
-    from vpeft import heads, methods
-    from vpeft.tuned import Tuned
-
     path = Path(path)
     manifest = read_manifest(path)
     tensors = _load_tensors(path, manifest)
     backbone = _rebuild(path, manifest["backbone"], weights)
-    attached = methods.build(manifest["method"] or {"name": "linear"}, backbone)
-    head = heads.build(manifest["head"], backbone, methods.feature_dim(backbone, attached), manifest["classes"])
-    tuned = Tuned(backbone, attached, head, manifest["drop_path"])
+    tuned = _BUILDERS[manifest.get("kind", "classification")](manifest, backbone)
     try:
         tuned.load_delta(_unpacked(tuned, tensors))
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model that its manifest describes: {error}") from error
     return tuned.eval(), manifest
+
+
+def _classifier(manifest: dict[str, Any], backbone: Any) -> Tuned:
+    from vpeft import heads, methods
+    from vpeft.tuned import Tuned
+
+    attached = methods.build(manifest["method"] or {"name": "linear"}, backbone)
+    head = heads.build(manifest["head"], backbone, methods.feature_dim(backbone, attached), manifest["classes"])
+    return Tuned(backbone, attached, head, manifest["drop_path"])
+
+
+def _segmenter(manifest: dict[str, Any], backbone: Any) -> Tuned:
+    from vpeft.dense.build import tuned_of
+
+    return tuned_of(manifest, backbone, manifest["classes"])
+
+
+# What rebuilds the model of an adapter, by its `kind`; those written before there was one are classifiers.
+_BUILDERS = {"classification": _classifier, "segmentation": _segmenter}
 
 
 def _packed(tuned: Tuned) -> dict[str, Tensor]:
@@ -223,7 +237,9 @@ def _check_file(path: Path) -> None:
 
 
 def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
-    for key, inner in _KEYS.items():
+    kind = manifest.get("kind", "classification")
+    head = ("init", "batch_norm") if kind == "classification" else ("name",)
+    for key, inner in (_KEYS | {"head": head}).items():
         section = manifest.get(key)
         missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]
         if missing:

@@ -1,11 +1,11 @@
-"""YAML files and command lines -> a checked `Config`, before anything heavy is imported.
+"""YAML files and command lines -> a checked configuration, before anything heavy is imported.
 
-A file states a recipe. Its optional `embedded:` section holds the values that replace those above it
-for the embedded tasks (while `data.root` is not given, or where `data.task` names one), so that the
-same file runs on the small suite that installs from published packages. `--protocol NAME` lays the
-settings of configs/protocols/NAME.yaml over all that, its own `embedded:` section too; `protocol: NAME`
-in the file lays them under it. The command line has the last word. What comes out is one resolved
-`Config` without sections of that kind; `to_yaml` writes it as a file that runs again as it is.
+A file says its `kind` of run (classification where it says none) and states a recipe. Its optional `embedded:`
+section holds the values that replace those above it for the embedded tasks (while `data.root` is not given, or
+where `data.task` names one), so that the same file runs on the small suite that installs from published packages.
+`--protocol NAME` lays the settings of configs/protocols/NAME.yaml over all that, its own `embedded:` section too;
+`protocol: NAME` in the file lays them under it. The command line has the last word. What comes out is one resolved
+configuration without sections of that sort; `to_yaml` writes it as a file that runs again as it is.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ import yaml
 
 from vpeft import protocols
 from vpeft.data.tables import EMBEDDED
+from vpeft.dense.segmentation_schema import SegmentationConfig
+from vpeft.nearest import did_you_mean
 from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes, values
-from vpeft.setting import Setting, alternatives, check_type, near, parse_types, quoted, schema
+from vpeft.setting import Setting, alternatives, check_type, is_entry, near, parse_types, quoted, schema
 from vpeft.yaml_file import load_yaml, read_yaml
 
 __all__ = ["Config", "ConfigError", "DataConfig", "HeadConfig", "OptimConfig", "TrainConfig", "parse", "to_yaml"]
+
+AnyConfig = Config | SegmentationConfig
+# The schema of every kind of run.
+KINDS: dict[str, type[AnyConfig]] = {"classification": Config, "segmentation": SegmentationConfig}
 
 COMMAND_LINE = "command line"
 Settings = dict[str, Setting]  # by dotted key: "method", "data.task"; in overrides also "method.prompts"
 
 
-def parse(argv: Sequence[str], prog: str = "tools/train.py") -> Config:
+def parse(argv: Sequence[str], prog: str = "tools/train.py") -> AnyConfig:
     """Read `CONFIG [--key value ...] [--print_config]`.
 
     Args:
@@ -44,7 +50,8 @@ def parse(argv: Sequence[str], prog: str = "tools/train.py") -> Config:
         SystemExit: With 0, after `--help` or `--print_config` has been printed.
     """
     if "-h" in argv or "--help" in argv:
-        print(_help(prog), end="")
+        files = [word for word in argv if word.endswith(".yaml")]
+        print(_help(prog, _kind(read_yaml(files[0]), files[0]) if files else Config), end="")
         raise SystemExit(0)
     files, overrides = split_words([word for word in argv if word != "--print_config"])
     if len(files) != 1:
@@ -57,8 +64,8 @@ def parse(argv: Sequence[str], prog: str = "tools/train.py") -> Config:
     return config
 
 
-def to_yaml(config: Config) -> str:
-    """The resolved configuration as the text of a config file, which `parse` reads back to an equal `Config`."""
+def to_yaml(config: AnyConfig) -> str:
+    """The resolved configuration as the text of a config file, which `parse` reads back to an equal one."""
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
 
 
@@ -81,8 +88,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]
     return positional, pairs
 
 
-def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str, str]] = ()) -> Config:
-    """The `Config` of a file's content and of the pairs that override it, in the order the module's docstring gives.
+def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str, str]] = ()) -> AnyConfig:
+    """The configuration of a file's content and of what overrides it, in the order the module's docstring gives.
 
     Args:
         tree: Content of the file.
@@ -92,20 +99,21 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
     Raises:
         ConfigError: The first mistake.
     """
-    file = _layer(tree, source)
-    given = [item for key, text in overrides for item in _override(key, text)]
+    kind = _kind(tree, source)
+    file = _layer(kind, tree, source)
+    given = [item for key, text in overrides for item in _override(kind, key, text)]
     named = dict(given).get("protocol") or file[0].get("protocol")
     over = "protocol" in dict(given)
     layers = [file]
     if named and named.value is not None:
-        protocol = _layer(protocols.read(named.value, named.source), str(protocols.file(named.value)))
+        protocol = _layer(kind, protocols.read(named.value, named.source), str(protocols.file(named.value)))
         layers.insert(1 if over else 0, protocol)
     embedded = _is_embedded(file[0] | dict(given))
     recipe: Settings = {}
     for settings, on_embedded in layers:
-        recipe = _merge(recipe, [*settings.items(), *(on_embedded.items() if embedded else ())])
-    settings = _merge(recipe, given)
-    config = _build(settings, source)
+        recipe = _merge(kind, recipe, [*settings.items(), *(on_embedded.items() if embedded else ())])
+    settings = _merge(kind, recipe, given)
+    config = _build(kind, settings, source)
     # Last, because the signatures of the methods cannot be read without importing torch.
     from vpeft import methods
 
@@ -114,32 +122,57 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
             methods.check(setting.value if setting else config.method)
         except ValueError as error:
             raise ConfigError(f"{setting.source if setting else source}: {error}") from error
-    if config.cache_features:
+    if isinstance(config, Config) and config.cache_features:
         try:
             methods.check_cacheable(config.method)
         except ValueError as error:
             raise ConfigError(f"{settings['cache_features'].source}: {error}") from error
+    if isinstance(config, SegmentationConfig):
+        from vpeft.dense import build
+
+        for key, sentence in build.mistakes(config):
+            raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
+        for key, entry in build.resolve(config).items():
+            setattr(config, key, _plain(entry))
     config.method = _plain(methods.resolve(config.method))
     return config
 
 
-def departures(config: Config) -> dict[str, Any]:
+def classifying(config: AnyConfig, source: str) -> Config:
+    """`config`, which has to be one of classification.
+
+    Raises:
+        ConfigError: It is of another kind.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"{source}: this is for kind classification, and the file is of kind {config.kind}")
+    return config
+
+
+def departures(config: AnyConfig) -> dict[str, Any]:
     """The settings in which a configuration departs from the protocol it names, by dotted key."""
     if config.protocol is None:
         return {}
     source = str(protocols.file(config.protocol))
-    settings, on_embedded = _layer(protocols.read(config.protocol, "protocol"), source)
+    settings, on_embedded = _layer(type(config), protocols.read(config.protocol, "protocol"), source)
     chosen = values(config)
     if _is_embedded({key: Setting(value, source) for key, value in chosen.items()}):
         settings = settings | on_embedded
     return {key: chosen[key] for key, setting in settings.items() if chosen[key] != setting.value}
 
 
-def _layer(tree: Mapping[str, Any], source: str) -> tuple[Settings, Settings]:
+def _kind(tree: Mapping[str, Any], source: str) -> type[AnyConfig]:
+    name = tree.get("kind", "classification")
+    if name not in KINDS:
+        raise ConfigError(f"{source}: there is no kind {quoted(name)}; {did_you_mean(str(name), KINDS)}")
+    return KINDS[name]
+
+
+def _layer(kind: type, tree: Mapping[str, Any], source: str) -> tuple[Settings, Settings]:
     """The settings of a file, and those of its `embedded:` section."""
     tree = dict(tree)
-    embedded = _flatten(_without_search(tree.pop("embedded", None)), source, "embedded", "")
-    return _flatten(_without_search(tree), source), embedded
+    embedded = _flatten(kind, _without_search(tree.pop("embedded", None)), source, "embedded", "")
+    return _flatten(kind, _without_search(tree), source), embedded
 
 
 def _without_search(tree: Any) -> Any:
@@ -155,7 +188,7 @@ def _is_embedded(settings: Settings) -> bool:
     return root is None or (task in EMBEDDED and layout in (None, "auto", "embedded"))
 
 
-def _flatten(tree: Any, source: str, shown: str = "", prefix: str = "") -> Settings:
+def _flatten(kind: type, tree: Any, source: str, shown: str = "", prefix: str = "") -> Settings:
     """Settings of a nested mapping; `shown` is what errors write before a key, `prefix` what the schema does."""
     if tree is None:  # a section without content
         return {}
@@ -164,53 +197,57 @@ def _flatten(tree: Any, source: str, shown: str = "", prefix: str = "") -> Setti
     found: Settings = {}
     for key, value in tree.items():
         name, label = f"{prefix}{key}", f"{shown}.{key}" if shown else str(key)
-        if name in schema():
+        if name in schema(kind):
             found[name] = Setting(value, source)
-            check_type(name, label, found[name])
-        elif any(known.startswith(f"{name}.") for known in schema()):
-            found |= _flatten(value, source, label, f"{name}.")
+            check_type(kind, name, label, found[name])
+        elif any(known.startswith(f"{name}.") for known in schema(kind)):
+            found |= _flatten(kind, value, source, label, f"{name}.")
         else:
-            raise ConfigError(f"{source}: there is no '{label}'; {near(name, prefix)}")
+            raise ConfigError(f"{source}: there is no '{label}'; {near(kind, name, prefix)}")
     return found
 
 
-def _override(key: str, text: str) -> Iterator[tuple[str, Setting]]:
+def _override(kind: type, key: str, text: str) -> Iterator[tuple[str, Setting]]:
     """The settings in `--key text`, where the text is YAML, or as it stands for texts and paths."""
-    allowed = alternatives(schema().get(key, Any))
-    literal = any(kind in (str, Path) or get_origin(kind) is Literal for kind in allowed)
+    allowed = alternatives(schema(kind).get(key, Any))
+    literal = any(one in (str, Path) or get_origin(one) is Literal for one in allowed)
     value: Any = text
     if not literal or (type(None) in allowed and text == "null"):
         try:
             value = load_yaml(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{COMMAND_LINE}: the value of --{key} is not valid YAML: {text}") from error
-    if key.startswith("method."):
+    if "." in key and is_entry(kind, key.partition(".")[0]):
         yield key, Setting(value, COMMAND_LINE)
         return
     tree = functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
-    yield from _flatten(tree, COMMAND_LINE).items()
+    yield from _flatten(kind, tree, COMMAND_LINE).items()
 
 
-def _merge(settings: Settings, given: Iterable[tuple[str, Setting]]) -> Settings:
-    """Later settings replace earlier ones; the options of a method are merged while its name stays the same."""
+def _merge(kind: type[AnyConfig], settings: Settings, given: Iterable[tuple[str, Setting]]) -> Settings:
+    """Later settings replace earlier ones; the options of an entry are merged while its name stays the same."""
     merged = dict(settings)
     for key, new in given:
-        if key.startswith("method"):
-            old = merged.get("method", Setting(Config().method, new.source))
-            merged["method"] = Setting(_method(old, key, new), new.source)
+        entry = key.partition(".")[0]
+        if is_entry(kind, entry):
+            old = merged.get(entry, Setting(getattr(kind(), entry), new.source))
+            merged[entry] = Setting(_entry(old, key, new), new.source)
         else:
             merged[key] = new
     return merged
 
 
-def _method(old: Setting, key: str, new: Setting) -> Any:
-    if key != "method":
+def _entry(old: Setting, key: str, new: Setting) -> Any:
+    entry, _, option = key.partition(".")
+    if option:
         if isinstance(old.value, list):
             raise ConfigError(
                 f"{new.source}: --{key} does not say which of the {len(old.value)} methods of {old.source} it is for; "
                 """give the whole list, as in --method '[{"name": "vpt"}, {"name": "lora"}]'"""
             )
-        return {**old.value, key.removeprefix("method."): new.value}
+        if old.value is None:
+            raise ConfigError(f"{new.source}: --{key} has no {entry} that it is for; give --{entry} with a name first")
+        return {**old.value, option: new.value}
     both = isinstance(old.value, dict) and isinstance(new.value, dict)
     return (
         {**old.value, **new.value}
@@ -219,14 +256,15 @@ def _method(old: Setting, key: str, new: Setting) -> Any:
     )
 
 
-def _build(settings: Settings, source: str) -> Config:
+def _build(kind: type[AnyConfig], settings: Settings, source: str) -> AnyConfig:
     nested: dict[str, Any] = {}
     for key, setting in settings.items():
         *groups, leaf = key.split(".")
         functools.reduce(lambda level, group: level.setdefault(group, {}), groups, nested)[leaf] = setting.value
-    method = nested.pop("method", None)
-    config = _dataclass(Config, parse_types(nested))
-    config.method = method or config.method
+    found = {key: nested.pop(key) for key in list(nested) if is_entry(kind, key)}
+    config: AnyConfig = _dataclass(kind, parse_types(kind, nested))
+    for key, entry in found.items():
+        setattr(config, key, entry)
     for key, sentence in mistakes(config):
         raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
     return config
@@ -251,12 +289,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _help(prog: str) -> str:
+def _help(prog: str, kind: type[AnyConfig]) -> str:
     parser = jsonargparse.ArgumentParser(prog=prog, usage=f"{prog} CONFIG [--key value ...] [--print_config]")
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(kind)
     for action in parser._actions:
         # Whole sections and `--method+` are forms of jsonargparse that are not read here.
-        if is_dataclass(get_type_hints(Config).get(action.dest)):
+        if is_dataclass(get_type_hints(kind).get(action.dest)):
             action.help = argparse.SUPPRESS
         action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
     return parser.format_help()

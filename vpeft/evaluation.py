@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from rich.progress import track
 
-from vpeft.config import resolve
+from vpeft.config import classifying, resolve
 from vpeft.data import ClassificationData
 from vpeft.metrics import Evaluation, evaluate
 from vpeft.nearest import did_you_mean
@@ -37,7 +37,7 @@ def open_data(classifier: Classifier, overrides: Sequence[tuple[str, str]], sour
     manifest = classifier.manifest
     # Adapters written before the manifest had `split` leave it at its default.
     names = {key: manifest[key] for key in ("task", "split", "resize", "interpolation") if key in manifest}
-    config = resolve({"data": names}, source, overrides).data
+    config = classifying(resolve({"data": names}, source, overrides), source).data
     data = ClassificationData(config, classifier.tuned.backbone.image_size, manifest["interpolation"], seed=0)
     if data.classes != classifier.classes:
         raise ValueError(

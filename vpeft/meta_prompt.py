@@ -33,6 +33,7 @@ from vpeft.config import Config, ConfigError
 from vpeft.data import ClassificationData
 from vpeft.fetch import write_atomic
 from vpeft.methods.dam_vp import DAMVP, reptile
+from vpeft.normalization import normalization
 from vpeft.predict import find_device
 from vpeft.tasks.optimisation import schedule
 from vpeft.tuned import Tuned
@@ -103,7 +104,7 @@ def meta_train(
     configs = _configs(config, tasks, file)
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = backbones.create(config.backbone, config.pretrained, config.image_size, config.seed)
-    backbone.normalization = run.normalization(config.normalization, backbone)
+    backbone.normalization = normalization(config.normalization, backbone)
     torch.manual_seed(config.seed)
     (prompts,) = methods.build(configs[0].method, backbone)
     assert isinstance(prompts, DAMVP)

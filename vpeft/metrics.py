@@ -5,7 +5,9 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,8 @@ class Evaluation:
         confusion: Counts [K, K], rows are labels and columns predictions.
     """
 
+    metric: ClassVar[str] = "accuracy"
+
     loss: float
     accuracy: float
     per_class: list[float | None]
@@ -35,6 +39,16 @@ class Evaluation:
     @property
     def images(self) -> int:
         return int(self.confusion.sum())
+
+    @property
+    def score(self) -> float:
+        """What an epoch is chosen by."""
+        return self.accuracy
+
+    def measures(self) -> dict[str, Any]:
+        """For a result row."""
+        loss = self.loss if math.isfinite(self.loss) else None
+        return {"accuracy": self.accuracy, "ece": self.ece, "loss": loss, "images": self.images}
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:

@@ -19,6 +19,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path("docs/methods")
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+) @ ([0-9a-f]{7,40})")
 _LICENCE = re.compile(r",? ?[(\[]?(MIT|Apache-2\.0|BSD-\d-Clause|CC-BY[\w.-]*|no licence[^,.;)\]]*)")
-_WORDS: list[tuple[type, str]] = [
+_WORDS: list[tuple[Any, str]] = [
     (
         methods.Mergeable | methods.MergingInputs,
         "Merges into the backbone's weights: `python tools/merge.py ADAPTER -o merged.safetensors`.",

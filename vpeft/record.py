@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,80 +12,76 @@ import torch
 
 import vpeft
 from vpeft import methods
-from vpeft.backbones.weights import Weights
-from vpeft.config import Config, departures
-from vpeft.data import ClassificationData
-from vpeft.metrics import Evaluation
+from vpeft.config import AnyConfig, departures
+from vpeft.job import Data, Measured, Task
 from vpeft.results.row import Row, git_commit, now, versions
 from vpeft.run_folder import RunFolder
 from vpeft.schema import values
 from vpeft.tasks.averaging import BestOnVal
-from vpeft.tasks.classification import Classification
 from vpeft.tasks.timing import Timing, peak_memory
 from vpeft.tuned import Tuned
 
 
 def parameter_counts(tuned: Tuned) -> dict[str, int]:
-    """Trained parameters of the method, of the head, and adopted from the backbone; frozen and total.
+    """Trained parameters of the method, of neck and head, and adopted from the backbone; frozen and total.
 
     Of a whole model, so before training: FSDP would leave a share of every parameter in each process.
     """
     groups = tuned.parameter_groups()
     total = sum(parameter.numel() for parameter in tuned.parameters())
-    names = {"method": "method", "head": "head", "adopted": "backbone"}
+    names = {"method": "method", "neck": "neck", "head": "head", "adopted": "backbone"}
     counts = {name: sum(parameter.numel() for _, parameter in groups[group]) for name, group in names.items()}
     return counts | {"frozen": total - sum(counts.values()), "total": total}
 
 
-def method_list(config: Config) -> list[dict[str, Any]]:
+def method_list(config: AnyConfig) -> list[dict[str, Any]]:
     """The configured methods as a list, every option written out."""
     specs = methods.resolve(config.method)
     return specs if isinstance(specs, list) else [specs]
 
 
-def plain_settings(config: Config) -> dict[str, Any]:
+def plain_settings(config: AnyConfig) -> dict[str, Any]:
     """All settings by dotted key, paths as text."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in values(config).items()}
 
 
-def describe(config: Config, data: ClassificationData, weights: Weights, parameters: dict[str, int]) -> str:
+def describe(config: AnyConfig, task: Task, data: Data, parameters: dict[str, int]) -> str:
     """What is about to be trained, in one line."""
-    images = data.provenance["counts"]
+    images, weights = data.provenance["counts"], task.tuned.backbone.weights
     names = "+".join(spec["name"] for spec in method_list(config))
-    trained = parameters["method"] + parameters["head"] + parameters["adopted"]
+    trained = parameters["total"] - parameters["frozen"]
     return (
         f"{names} on {config.backbone} ({weights.source} weights), {config.data.task}: "
-        f"{len(data.classes)} classes, {images['train']} images to train on, {images['test']} for the test, "
+        f"{len(task.classes)} classes, {images['train']} images to train on, {images['test']} for the test, "
         f"{trained:,} of {parameters['total']:,} parameters trained"
     )
 
 
-def manifest(config: Config, task: Classification, data: ClassificationData, row: Row) -> dict[str, Any]:
-    """What an adapter file says about itself; `vpeft.checkpoint` adds its format and checksum."""
+def manifest(config: AnyConfig, task: Task, data: Data, row: Row) -> dict[str, Any]:
+    """What every adapter file says about itself; `vpeft.checkpoint` adds its format and checksum."""
     return {
         "vpeft": vpeft.__version__,
+        "kind": config.kind,
         "backbone": row["backbone"] | {"seed": config.seed},
         "method": method_list(config),
         "head": row["head"],
         "drop_path": config.drop_path,
         "classes": task.classes,
-        "normalization": row["preprocessing"]["normalization"],
-        "resize": row["preprocessing"]["resize"],
-        "interpolation": row["preprocessing"]["interpolation"],
+        **row["preprocessing"],
         "task": config.data.task,
         "split": config.data.split,
-        "parameters": {name: row["parameters"][name] for name in ("method", "head", "adopted")},
-        "result": {"id": row["id"], "test_accuracy": row["test"]["accuracy"]},
+        "parameters": {name: row["parameters"][name] for name in ("method", "neck", "head", "adopted")},
+        "result": {"id": row["id"], f"test_{_metric(task)}": row["test"][_metric(task)]},
     }
 
 
 def result_row(
-    config: Config,
+    config: AnyConfig,
     run: RunFolder,
-    task: Classification,
-    data: ClassificationData,
+    task: Task,
+    data: Data,
     timing: Timing,
-    val: Evaluation | None,
+    val: Measured | None,
     best: BestOnVal | None,
     parameters: dict[str, int],
     trainer: L.Trainer,
@@ -93,7 +89,7 @@ def result_row(
     """The row of a run that has been tested.
 
     Args:
-        val: Evaluation on val200 after the last epoch.
+        val: Evaluation on the validation split after the last epoch.
         best: What chose the epoch, or None for the last one.
         parameters: `parameter_counts` before training.
 
@@ -109,25 +105,27 @@ def result_row(
     settings = plain_settings(config)
     del settings["train.resume"]  # says nothing about the run as a whole
     epochs = config.train.epochs
-    chosen = (best.epoch, best.accuracy) if best else (epochs, val.accuracy if val else None)
+    chosen = (best.epoch, best.score) if best else (epochs, val.score if val else None)
     return Row(
         id=run.id,
         date=now(),
+        kind=config.kind,
         task=config.data.task,
         protocol=_protocol(config),
         method=method_list(config),
         backbone=_backbone(config, task.tuned),
-        head=asdict(config.head),
+        neck=getattr(config, "neck", None),
+        head=asdict(config.head) if is_dataclass(config.head) else config.head,
         preprocessing=_preprocessing(config, task, data),
         data=data.provenance | {name: settings[f"data.{name}"] for name in ("batch_size", "drop_last", "workers")},
         optim=_section(settings, "optim"),
         train=_section(settings, "train"),
         epochs=epochs,
-        selection={"rule": config.train.selection, "epoch": chosen[0], "val_accuracy": chosen[1]},
+        selection={"rule": config.train.selection, "epoch": chosen[0], f"val_{_metric(task)}": chosen[1]},
         seed=config.seed,
-        test=_measures(task.evaluation)
+        test=task.evaluation.measures()
         | {"per_class": dict(zip(task.classes, task.evaluation.per_class, strict=True))},
-        val=_measures(val) if val else None,
+        val=val.measures() if val else None,
         parameters=parameters,
         time={"wall_seconds": timing.elapsed()} | timing.summary(),
         memory={"peak_bytes": peak_memory(trainer.strategy.root_device), "of": _memory_of(trainer)},
@@ -138,11 +136,16 @@ def result_row(
     )
 
 
-def _protocol(config: Config) -> dict[str, Any] | None:
+def _metric(task: Task) -> str:
+    assert task.evaluation is not None, "what was tested has been measured"
+    return task.evaluation.metric
+
+
+def _protocol(config: AnyConfig) -> dict[str, Any] | None:
     return {"name": config.protocol, "changed": departures(config)} if config.protocol else None
 
 
-def _backbone(config: Config, tuned: Tuned) -> dict[str, Any]:
+def _backbone(config: AnyConfig, tuned: Tuned) -> dict[str, Any]:
     weights = tuned.backbone.weights
     return {
         "name": config.backbone,
@@ -153,26 +156,19 @@ def _backbone(config: Config, tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def _preprocessing(config: Config, task: Classification, data: ClassificationData) -> dict[str, Any]:
+def _preprocessing(config: AnyConfig, task: Task, data: Data) -> dict[str, Any]:
     return {
         "normalization": {
             "name": config.normalization,
             "mean": list(task.normalization[0]),
             "std": list(task.normalization[1]),
         },
-        "resize": data.config.resize,
-        "interpolation": data.interpolation,
-        "augment": data.config.augment,
+        **data.preparation,
     }
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{name}.")}
-
-
-def _measures(evaluation: Evaluation) -> dict[str, Any]:
-    loss = evaluation.loss if math.isfinite(evaluation.loss) else None
-    return {"accuracy": evaluation.accuracy, "ece": evaluation.ece, "loss": loss, "images": evaluation.images}
 
 
 def _memory_of(trainer: L.Trainer) -> str:

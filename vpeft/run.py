@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import lightning.pytorch as L
 import torch
@@ -16,37 +17,33 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from vpeft import backbones, heads, methods, protocols, run_folder
-from vpeft.backbones import Backbone
+from vpeft import methods, protocols, run_folder
 from vpeft.backbones.weights import check_file
 from vpeft.checkpoint import save_adapter
-from vpeft.config import Config, ConfigError, TrainConfig, to_yaml
-from vpeft.data import ClassificationData
-from vpeft.data.images import Interpolation
-from vpeft.data.locate import locate
+from vpeft.config import AnyConfig, Config, ConfigError, TrainConfig, to_yaml
 from vpeft.fetch import write_atomic
+from vpeft.job import Data, Job, Task
 from vpeft.record import describe, manifest, method_list, parameter_counts, plain_settings, result_row
 from vpeft.results import Row
 from vpeft.run_folder import RunFolder
 from vpeft.schema import mistakes
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
-from vpeft.tasks.classification import Classification
-from vpeft.tasks.feature_cache import FeatureCache
-from vpeft.tasks.reporting import Bar, EpochLines, TestPictures
+from vpeft.tasks.reporting import Bar, EpochLines
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, LastCheckpoint, StepSeeds
 from vpeft.tasks.summary import print_summary
 from vpeft.tasks.timing import Timing, Waiting
-from vpeft.tuned import Tuned
 
 LOG_EVERY = 10  # batches between two points of the training curves
-NORMALIZATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
+# What builds the job of every kind of run: `find(config)` says what the data is called, before anything is loaded,
+# `assemble(config)` gives the `Job`, `manifest(config, task)` what an adapter says beside what all of them do, and
+# where train.strategy fsdp is allowed `build_tuned(config, classes)` another model like that of the job.
+BUILDERS = {"classification": "vpeft.tasks.build", "segmentation": "vpeft.dense.build"}
 
 
-def train(config: Config) -> Mapping[str, Any]:
+Kind = TypeVar("Kind", bound=AnyConfig)
+
+
+def train(config: AnyConfig) -> Mapping[str, Any]:
     """Train, test once after the last epoch, save the adapter and append one row to `<output>/results.jsonl`.
 
     Args:
@@ -67,12 +64,12 @@ def train(config: Config) -> Mapping[str, Any]:
         print(f"{run.path} is finished already; its row is returned as it is.")
         return run.result
     timing = Timing(Waiting())
-    task, data = assemble(config)
+    job = assemble(config)
     run = run or new_run(config)
-    return _run(config, run, task, data, timing)
+    return _run(config, run, job, timing)
 
 
-def complete(config: Config) -> Config:
+def complete(config: Kind) -> Kind:
     """The configuration after `check`, with every option of its methods and its data under the data's own name."""
     check(config)
     # What the data is called, not what it was asked for as: one's own folder does not bear a published task's name.
@@ -80,20 +77,18 @@ def complete(config: Config) -> Config:
     return dataclasses.replace(config, method=methods.resolve(config.method), data=data)
 
 
-def assemble(config: Config) -> tuple[Classification, ClassificationData]:
+def assemble(config: AnyConfig) -> Job:
     """What a configuration trains, and on what; nothing has been written yet."""
     _quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    backbone = backbones.create(*_backbone_spec(config))
-    interpolation = cast(Interpolation, backbone.interpolation)
-    data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed)
-    task = build_task(config, backbone, data.classes)
-    if config.cache_features:
-        task.cache = FeatureCache(task.tuned, {part: len(data.splits[part].files) for part in ("train", "val")})
-    return task, data
+    return _builder(config).assemble(config)
 
 
-def check(config: Config) -> None:
+def _builder(config: AnyConfig) -> Any:
+    return importlib.import_module(BUILDERS[config.kind])
+
+
+def check(config: AnyConfig) -> None:
     """Refuse settings that cannot work, before anything is loaded.
 
     Raises:
@@ -103,7 +98,7 @@ def check(config: Config) -> None:
         raise ConfigError(sentence)
     if config.protocol is not None:
         protocols.read(config.protocol, "protocol")
-    if config.cache_features:
+    if isinstance(config, Config) and config.cache_features:
         try:
             methods.check_cacheable(config.method)
         except ValueError as error:
@@ -128,46 +123,26 @@ def check(config: Config) -> None:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
 
 
-def _preparing(config: Config) -> list[str]:
+def _preparing(config: AnyConfig) -> list[str]:
     """The methods, and the kind of head, that look at images before they train on them."""
     names = [spec["name"] for spec in method_list(config)]
     looking = [name for name in names if issubclass(methods.METHODS[name], methods.Preparing)]
-    return looking + [config.head.kind] * (config.head.kind in ("label_mapping", "active_features"))
+    head = config.head.kind if isinstance(config, Config) else ""
+    return looking + [head] * (head in ("label_mapping", "active_features"))
 
 
-def _task_of(config: Config) -> str:
+def _task_of(config: AnyConfig) -> str:
     """The task in the data, found before a backbone is fetched for it, as is a file in `pretrained`."""
-    listing = locate(config.data)
+    task = _builder(config).find(config)
     if config.pretrained not in ("auto", "none"):
         check_file(Path(config.pretrained).expanduser())
-    return listing.provenance["task"]
+    return task
 
 
-def normalization(name: str, backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Channel means and deviations: one of the three historical choices, or for `auto` the backbone's own."""
-    return (backbone.mean, backbone.std) if name == "auto" else NORMALIZATIONS[name]
-
-
-def build_tuned(config: Config, backbone: Backbone, classes: Sequence[str]) -> Tuned:
-    """Freeze a backbone and put the configured methods and head on it; their initialisation follows the seed."""
-    torch.manual_seed(config.seed)  # whatever loading the backbone drew
-    backbone.normalization = normalization(config.normalization, backbone)
-    attached = methods.build(config.method, backbone)
-    head = heads.build(dataclasses.asdict(config.head), backbone, methods.feature_dim(backbone, attached), classes)
-    return Tuned(backbone, attached, head, drop_path=config.drop_path)
-
-
-def build_task(config: Config, backbone: Backbone, classes: Sequence[str]) -> Classification:
-    """The LightningModule of a configuration."""
-    mean, std = normalization(config.normalization, backbone)
-    tuned = build_tuned(config, backbone, classes)
-    return Classification(tuned, classes, config.optim, config.train, mean, std)
-
-
-def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
+def build_trainer(config: AnyConfig, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
     """Lightning's Trainer of a configuration, with everything that writes into the run's folder."""
     settings = config.train
-    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite(), TestPictures()]
+    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite()]
     on_screen = sys.stdout.isatty()
     callbacks.append(Bar() if on_screen else EpochLines())
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
@@ -189,7 +164,8 @@ def build_trainer(config: Config, run: RunFolder, timing: Timing, others: Sequen
         logger=logger,
         plugins=[AtomicCheckpoints()],
         profiler=timing.waiting,
-        deterministic=True,
+        # Resizing a map has no backward on a GPU that adds in the same order every time.
+        deterministic=True if config.kind == "classification" else "warn",
         use_distributed_sampler=False,  # the data module's own sampler divides the images
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
@@ -205,16 +181,15 @@ def _sharding(settings: TrainConfig) -> ModelParallelStrategy:
     return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
-def _run(
-    config: Config, run: RunFolder, task: Classification, data: ClassificationData, timing: Timing
-) -> Mapping[str, Any]:
+def _run(config: AnyConfig, run: RunFolder, job: Job, timing: Timing) -> Mapping[str, Any]:
+    task, data = job.task, job.data
     best = BestOnVal() if config.train.selection == "best_val" else None
     average = RunningAverage(config.train.ema) if config.train.ema else None
-    trainer = build_trainer(config, run, timing, [callback for callback in (best, average) if callback])
+    trainer = build_trainer(config, run, timing, [one for one in (best, average, job.pictures) if one])
     parameters = parameter_counts(task.tuned)  # before FSDP leaves a share of each here
     checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
     if trainer.is_global_zero:
-        said = describe(config, data, task.tuned.backbone.weights, parameters)
+        said = describe(config, task, data, parameters)
         print(f"{run.path}: {said}{', resumed' if checkpoint else ''}", flush=True)
     if config.train.compile:
         task.tuned.compile()
@@ -231,17 +206,16 @@ def _run(
     return row
 
 
-def _save(
-    config: Config, run: RunFolder, task: Classification, data: ClassificationData, row: Row, trainer: L.Trainer
-) -> None:
+def _save(config: AnyConfig, run: RunFolder, task: Task, data: Data, row: Row, trainer: L.Trainer) -> None:
     tuned = task.tuned
     if config.train.strategy == "fsdp":  # what this process holds is a share; the last checkpoint is whole
         state = torch.load(run.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
-        tuned = build_tuned(config, backbones.create(*_backbone_spec(config)), task.classes)
+        tuned = _builder(config).build_tuned(config, task.classes)
         tuned.load_delta({name.removeprefix("tuned."): tensor for name, tensor in state.items()})
-    save_adapter(run.adapter, tuned, manifest(config, task, data, row))
+    said = manifest(config, task, data, row) | _builder(config).manifest(config, task)
+    save_adapter(run.adapter, tuned, said)
     assert isinstance(trainer.logger, TensorBoardLogger)
-    metrics = {f"final/{name}": row["test"][name] for name in ("accuracy", "ece", "loss")}
+    metrics = {f"final/{name}": value for name, value in row["test"].items() if isinstance(value, float)}
     trainer.logger.log_hyperparams(plain_settings(config), metrics, step=trainer.global_step)
     trainer.logger.finalize("success")
     results = config.output / "results.jsonl"
@@ -250,7 +224,7 @@ def _save(
     print_summary(row, saved)
 
 
-def new_run(config: Config) -> RunFolder:
+def new_run(config: AnyConfig) -> RunFolder:
     """A fresh folder, made by the first process alone; the others write nothing."""
     if getattr(rank_zero_only, "rank", 0) != 0:
         return RunFolder(config.output / (config.name or run_folder.default_name(config)), "")
@@ -263,10 +237,6 @@ def new_run(config: Config) -> RunFolder:
             f"and with {left[-1]} once that is finished or removed."
         )
     return run
-
-
-def _backbone_spec(config: Config) -> tuple[Any, ...]:
-    return config.backbone, config.pretrained, config.image_size, config.seed
 
 
 def _quieten() -> None:

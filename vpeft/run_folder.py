@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpeft.config import Config
+from vpeft.config import AnyConfig
 from vpeft.fetch import write_atomic
 from vpeft.results import append_row, read_rows
 from vpeft.schema import ConfigError, values
@@ -65,7 +65,7 @@ class RunFolder:
         write_atomic(self.path / "result.json", (json.dumps(row, indent=2) + "\n").encode())
 
 
-def default_name(config: Config) -> str:
+def default_name(config: AnyConfig) -> str:
     """`<task>-<methods>-<backbone>-seed<seed>`, with nothing that a file system might refuse."""
     specs = config.method if isinstance(config.method, list) else [config.method]
     methods = "+".join(str(spec["name"]) for spec in specs)
@@ -73,7 +73,7 @@ def default_name(config: Config) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in name)
 
 
-def find(config: Config) -> RunFolder | None:
+def find(config: AnyConfig) -> RunFolder | None:
     """The run that `train.resume` goes on with, or None where this name has no run yet.
 
     That is the newest unfinished run under the same settings; without one, the newest finished run under them.
@@ -95,12 +95,12 @@ def find(config: Config) -> RunFolder | None:
     )
 
 
-def same(config: Config) -> list[RunFolder]:
+def same(config: AnyConfig) -> list[RunFolder]:
     """The runs of this name under the same settings, oldest first, finished or not."""
     return [run for run in _runs(config) if not _changed(config, run)]
 
 
-def create(config: Config) -> RunFolder:
+def create(config: AnyConfig) -> RunFolder:
     """Make <name>, or <name>-2, <name>-3, ...: a folder numbered above all there are, so that the highest is newest."""
     name = config.name or default_name(config)
     number = max(_numbered(config), default=0) + 1
@@ -117,7 +117,7 @@ def create(config: Config) -> RunFolder:
     return run
 
 
-def _runs(config: Config) -> list[RunFolder]:
+def _runs(config: AnyConfig) -> list[RunFolder]:
     """Every run of this name, oldest first; numbers may be missing between them."""
     name, found = config.name or default_name(config), []
     for _, path in sorted(_numbered(config).items()):
@@ -128,7 +128,7 @@ def _runs(config: Config) -> list[RunFolder]:
     return found
 
 
-def _numbered(config: Config) -> dict[int, Path]:
+def _numbered(config: AnyConfig) -> dict[int, Path]:
     """What is called <name> (1) or <name>-<number>, by number."""
     form = re.compile(re.escape(config.name or default_name(config)) + r"(?:-([1-9]\d*))?")
     entries = config.output.iterdir() if config.output.is_dir() else ()
@@ -136,12 +136,12 @@ def _numbered(config: Config) -> dict[int, Path]:
     return {int(match[1] or 1): path for match, path in found if match and match[1] != "1"}
 
 
-def _changed(config: Config, run: RunFolder) -> list[str]:
+def _changed(config: AnyConfig, run: RunFolder) -> list[str]:
     """Dotted keys of the settings that keep a run from being resumed under this configuration."""
     before, now = run.record["settings"], _settings(config)
     return [key for key in now if key not in FREE_ON_RESUME and before.get(key) != now[key]]
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(config: AnyConfig) -> dict[str, Any]:
     """By dotted key, as they come back from JSON."""
     return json.loads(json.dumps(values(config), default=str))

@@ -78,7 +78,7 @@ class HeadConfig:
 
 @dataclass
 class OptimConfig:
-    """Optimiser and schedule: linear warm-up, then cosine, per step.
+    """Optimiser and schedule: linear warm-up, then a fall, per step.
 
     Args:
         name: Optimiser.
@@ -89,7 +89,11 @@ class OptimConfig:
         head_lr: Peak learning rate of the head; None is `lr`.
         head_weight_decay: Decay of the head; None is `weight_decay`.
         warmup_epochs: Length of the warm-up, counted in epochs; the schedule moves every step.
-        min_lr: Where the cosine ends, as a fraction of the peak.
+        schedule: After the warm-up: half a cosine, or `poly`, (1 - t) ** power.
+        power: Of poly; 1.0 is a straight line, as in segmentation with transformers.
+        min_lr: Where the schedule ends, as a fraction of the peak.
+        layer_decay: Of the rate of the backbone's own parameters where they are trained: this factor for every block
+            below the last, once more for the embedding (BEiT, ViT-Adapter); None gives all of them `lr`.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -100,7 +104,10 @@ class OptimConfig:
     head_lr: float | None = None
     head_weight_decay: float | None = None
     warmup_epochs: float = 10.0
+    schedule: Literal["cosine", "poly"] = "cosine"
+    power: float = 1.0
     min_lr: float = 0.0
+    layer_decay: float | None = None
 
 
 @dataclass
@@ -142,9 +149,10 @@ class TrainConfig:
 
 @dataclass
 class Config:
-    """One experiment.
+    """One run of image classification.
 
     Args:
+        kind: Of run; a file without it is of this one.
         method: `{name: vpt, prompts: 10}`, or a list of such, attached in order.
         backbone: `vit_base_patch16_224.orig_in21k` (timm), `open_clip:ViT-B-16/openai`,
             `hf:google/vit-base-patch16-224-in21k`, or an embedded one (`vit_small_patch14_saliency`).
@@ -165,6 +173,7 @@ class Config:
             `--protocol` over them.
     """
 
+    kind: Literal["classification"] = "classification"
     method: dict[str, Any] | list[dict[str, Any]] = field(default_factory=lambda: {"name": "linear"})
     backbone: str = "vit_small_patch14_saliency"
     pretrained: str = "auto"
@@ -180,6 +189,22 @@ class Config:
     output: Path = Path("runs")
     name: str | None = None
     protocol: str | None = None
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""
+        head = self.head
+        if head.batch_norm and head.kind != "linear":
+            yield "head.batch_norm", f"head.batch_norm belongs to head.kind linear, and head.kind is {head.kind}"
+        if not head.templates or not all("{}" in text or text == "openai" for text in head.templates):
+            yield "head.templates", "head.templates must be sentences with {} for the name of the class, or 'openai'"
+        if self.cache_features:
+            yield from _uncacheable(self)
+        if self.train.selection == "best_val" and self.data.split != "train800":
+            yield (
+                "train.selection",
+                f"train.selection best_val chooses on val200, which data.split {self.data.split} trains on; "
+                + "give data.split train800 or train.selection last",
+            )
 
 
 # What a value must be, by dotted key. Types are in the annotations above; lengths, rates and counts are here.
@@ -208,13 +233,17 @@ _BOUNDS: list[tuple[str, Callable[[float, float], bool], dict[str, float]]] = [
             "train.nodes": 1,
         },
     ),
-    ("above", operator.gt, {"optim.lr": 0, "train.clip": 0, "train.ema": 0}),
+    (
+        "above",
+        operator.gt,
+        {"optim.lr": 0, "optim.power": 0, "optim.layer_decay": 0, "train.clip": 0, "train.ema": 0},
+    ),
     (
         "below",
         operator.lt,
         {"seed": 2**32, "drop_path": 1, "optim.momentum": 1, "train.ema": 1, "train.label_smoothing": 1},
     ),
-    ("at most", operator.le, {"optim.min_lr": 1}),
+    ("at most", operator.le, {"optim.min_lr": 1, "optim.layer_decay": 1}),
 ]
 
 
@@ -227,30 +256,27 @@ def values(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def mistakes(config: Config) -> Iterator[tuple[str, str]]:
-    """Every setting out of its range, or at odds with another: its dotted key and the sentence that says so."""
+def mistakes(config: Any) -> Iterator[tuple[str, str]]:
+    """Every setting out of its range, or at odds with another: its dotted key and the sentence that says so.
+
+    Args:
+        config: Of any kind (`vpeft.config.KINDS`).
+    """
     settings = values(config)
     for key, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield key, f"{key} must be a finite number, not {value}"
     for words, holds, bounds in _BOUNDS:
         for key, bound in bounds.items():
-            if settings[key] is not None and not holds(settings[key], bound):
+            if settings.get(key) is not None and not holds(settings[key], bound):
                 yield key, f"{key} must be {words} {bound}, not {settings[key]}"
     size = config.image_size
     if size is not None and (min([size] if isinstance(size, int) else size, default=0) < 1):
         yield "image_size", f"image_size must be above 0, not {size}"
     if isinstance(size, list) and len(size) != 2:
         yield "image_size", f"image_size must be one side or [height, width], not {len(size)} numbers"
-    head = config.head
-    if head.batch_norm and head.kind != "linear":
-        yield "head.batch_norm", f"head.batch_norm belongs to head.kind linear, and head.kind is {head.kind}"
-    if not head.templates or not all("{}" in text or text == "openai" for text in head.templates):
-        yield "head.templates", "head.templates must be sentences with {} for the name of the class, or 'openai'"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
-    if config.cache_features:
-        yield from _uncacheable(config)
     warmup, epochs = config.optim.warmup_epochs, config.train.epochs
     if warmup >= epochs:
         yield (
@@ -258,14 +284,9 @@ def mistakes(config: Config) -> Iterator[tuple[str, str]]:
             f"optim.warmup_epochs is {warmup:g} and train.epochs is {epochs}: the learning rate would never reach its "
             + f"peak; give, for example, --optim.warmup_epochs {epochs / 10:g}",
         )
-    if config.train.selection == "best_val" and config.data.split != "train800":
-        yield (
-            "train.selection",
-            f"train.selection best_val chooses on val200, which data.split {config.data.split} trains on; "
-            + "give data.split train800 or train.selection last",
-        )
     if config.name is not None and (config.name in ("", ".", "..") or "/" in config.name):
         yield "name", f"name must be the name of one folder, not '{config.name}'; its parent is 'output'"
+    yield from config.conflicts()
 
 
 def _uncacheable(config: Config) -> Iterator[tuple[str, str]]:

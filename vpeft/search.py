@@ -72,7 +72,8 @@ def search(config: Config, settings: SearchConfig) -> Path:
         print(f"{folder.path} is finished already: {folder.path / 'subnet.yaml'}")
         return folder.path / "subnet.yaml"
     timing = Timing(Waiting())
-    task, data = run.assemble(supernet)
+    job = run.assemble(supernet)
+    task, data = job.task, job.data
     if not data.splits["val"].files:
         raise ConfigError("A search measures subnets on val200, and this data has none.")
     (noah,) = task.tuned.methods

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import jsonargparse
 import yaml
 
-from vpeft.config import COMMAND_LINE, Config, ConfigError, resolve, split_words
+from vpeft.config import COMMAND_LINE, Config, ConfigError, classifying, resolve, split_words
 from vpeft.data.tables import EMBEDDED
 from vpeft.nearest import did_you_mean
 from vpeft.setting import alternatives, quoted, words
@@ -72,7 +72,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, SearchConfig]:
         given = f"got {' and '.join(files)}" if files else "give one, such as configs/vtab/noah.yaml"
         raise ConfigError(f"{COMMAND_LINE}: one config file is expected; {given}")
     tree = read_yaml(files[0])
-    config = resolve(tree, files[0], [(key, text) for key, text in pairs if not key.startswith("search.")])
+    given = [(key, text) for key, text in pairs if not key.startswith("search.")]
+    config = classifying(resolve(tree, files[0], given), files[0])
     chosen = _section(tree, files[0])
     if config.data.root is None or (config.data.task in EMBEDDED and config.data.format in ("auto", "embedded")):
         chosen |= _section(tree.get("embedded") or {}, files[0])

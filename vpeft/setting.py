@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import jsonargparse
 
 from vpeft.nearest import did_you_mean
-from vpeft.schema import Config, ConfigError
+from vpeft.schema import ConfigError
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
@@ -28,9 +28,9 @@ class Setting:
 
 
 @functools.cache
-def schema() -> dict[str, Any]:
-    """The type of every setting, by dotted key."""
-    return dict(_typed(Config))
+def schema(kind: type) -> dict[str, Any]:
+    """The type of every setting of a kind of run, by dotted key."""
+    return dict(_typed(kind))
 
 
 def _typed(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -41,38 +41,45 @@ def _typed(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, hint
 
 
-def near(name: str, prefix: str) -> str:
+def is_entry(kind: type, key: str) -> bool:
+    """Whether a setting is the name of something with its options (`vpeft.entries`), such as `method`."""
+    return any(get_origin(one) is dict for one in alternatives(schema(kind).get(key, Any)))
+
+
+def near(kind: type, name: str, prefix: str) -> str:
     """What an unknown key may have meant: the same word elsewhere, or a name near it at its own level."""
     word = name.removeprefix(prefix)
-    elsewhere = [known for known in schema() if known.endswith(f".{word}")]
+    elsewhere = [known for known in schema(kind) if known.endswith(f".{word}")]
     if elsewhere:
         return f"did you mean '{elsewhere[0]}'?"
-    level = {known.removeprefix(prefix).split(".")[0]: None for known in schema() if known.startswith(prefix)}
+    level = {known.removeprefix(prefix).split(".")[0]: None for known in schema(kind) if known.startswith(prefix)}
     return did_you_mean(word, level, prefix)
 
 
-def check_type(key: str, label: str, setting: Setting) -> None:
+def check_type(kind: type, key: str, label: str, setting: Setting) -> None:
     """Refuse a value that is not of the type in the schema."""
-    value, kind = setting.value, schema()[key]
-    if key == "method":
-        specs = value if isinstance(value, list) else [value]
-        if all(isinstance(spec, Mapping) for spec in specs):
+    value, hint = setting.value, schema(kind)[key]
+    if is_entry(kind, key):
+        several = any(get_origin(one) is list for one in alternatives(hint))
+        specs: list[Any] = value if several and isinstance(value, list) else [value]
+        none = value is None and type(None) in alternatives(hint)
+        if none or all(isinstance(spec, Mapping) for spec in specs):
             return
+        example = {"method": "{name: vpt, prompts: 10}, or a list of these"}.get(key, "{name: ...}")
         raise ConfigError(
-            f"{setting.source}: {label} must be a mapping with a name, such as {{name: vpt, prompts: 10}}, "
-            f"or a list of these, not {quoted(value)}"
+            f"{setting.source}: {label} must be a mapping with a name, such as {example}, not {quoted(value)}"
         )
-    fits = value is not None or type(None) in alternatives(kind)
+    fits = value is not None or type(None) in alternatives(hint)
     if fits:
         *groups, leaf = key.split(".")
         try:
-            _parser().parse_object({groups[0]: {leaf: value}} if groups else {leaf: value}, defaults=False)
+            _parser(kind).parse_object({groups[0]: {leaf: value}} if groups else {leaf: value}, defaults=False)
         except (argparse.ArgumentError, TypeError, ValueError):
             fits = False
     if not fits:
-        near_by = difflib.get_close_matches(str(value), get_args(kind), n=1) if get_origin(kind) is Literal else []
-        hint = f"; did you mean '{near_by[0]}'?" if near_by else ""
-        raise ConfigError(f"{setting.source}: {label} must be {words(kind)}, not {quoted(value)}{hint}")
+        near_by = difflib.get_close_matches(str(value), get_args(hint), n=1) if get_origin(hint) is Literal else []
+        meant = f"; did you mean '{near_by[0]}'?" if near_by else ""
+        raise ConfigError(f"{setting.source}: {label} must be {words(hint)}, not {quoted(value)}{meant}")
 
 
 def words(kind: Any) -> str:
@@ -92,13 +99,13 @@ def quoted(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else "null" if value is None else str(value)
 
 
-def parse_types(nested: dict[str, Any]) -> jsonargparse.Namespace:
+def parse_types(kind: type, nested: dict[str, Any]) -> jsonargparse.Namespace:
     """Values of the types in the schema, defaults filled in, from a nested mapping whose types fit."""
-    return _parser().parse_object(nested)
+    return _parser(kind).parse_object(nested)
 
 
 @functools.cache
-def _parser() -> jsonargparse.ArgumentParser:
+def _parser(kind: type) -> jsonargparse.ArgumentParser:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(kind)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class Tuned(nn.Module):
     Args:
         backbone: Is changed: its parameters are frozen and the methods hook into it.
         methods: Built for this backbone, not attached yet.
-        head: Takes features [B, backbone.dim].
+        head: Takes features [B, backbone.dim], or what the neck gives.
+        neck: Runs the backbone itself and gives maps of several strides (`vpeft.dense.necks`), for dense prediction.
         drop_path: Stochastic depth of the backbone's branches while training, 0 at the first block and
             this much at the last.
 
@@ -33,13 +35,18 @@ class Tuned(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, methods: Sequence[nn.Module], head: nn.Module, drop_path: float = 0.0
+        self,
+        backbone: Backbone,
+        methods: Sequence[nn.Module],
+        head: nn.Module,
+        drop_path: float = 0.0,
+        neck: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(False).eval()
         self.methods = nn.ModuleList(methods)
-        self.head = head
-        self.adopted: list[str] = []
+        self.neck, self.head = neck, head
+        self.adopted: list[str] = neck.adopts(backbone) if isinstance(neck, Selective) else []
         self.drop_path = Modules[_DropBranch]()
         if drop_path:
             self._drop_paths(drop_path)  # first, so that what a method adds is not dropped with the branch
@@ -58,6 +65,11 @@ class Tuned(nn.Module):
                 if not names:
                     raise ValueError(f"{type(method).__name__} found nothing to train in {backbone.name}.")
                 self.adopted += [name for name in names if name not in self.adopted]
+        if neck is not None and (unseen := backbone.edits_of_features()):
+            raise ValueError(
+                f"{' and '.join(unseen)} changes what is read from the last block as features, which a neck does not "
+                "read. Use a method that acts on the blocks, or kind: classification."
+            )
         for name in self.adopted:
             parameters[name].requires_grad_(True)
         # Parametrized tensors change their names; adopted ones are found again under the new ones.
@@ -78,11 +90,13 @@ class Tuned(nn.Module):
         self.backbone.eval()
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))
+    def forward(self, images: Tensor, *targets: Tensor) -> Any:
+        """What the head makes of images, and of targets where it has a loss of its own (`vpeft.dense.decoders`)."""
+        seen = self.backbone(images) if self.neck is None else self.neck(self.backbone, images)
+        return self.head(seen, *targets)
 
     def delta(self) -> dict[str, Tensor]:
-        """What training changes: all of methods and head, buffers too, and adopted backbone parameters."""
+        """What training changes: all of methods, neck and head, buffers too, and adopted backbone parameters."""
         return {key: value for key, value in self.state_dict().items() if self._in_delta(key)}
 
     def load_delta(self, state: Mapping[str, Tensor]) -> None:
@@ -112,11 +126,25 @@ class Tuned(nn.Module):
         return key.removeprefix("backbone.model.") in self.adopted
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
-        """Trainable parameters by component: `method`, `backbone` (adopted ones) and `head`."""
-        found: dict[str, list[tuple[str, nn.Parameter]]] = {"method": [], "backbone": [], "head": []}
-        component = {"methods": "method", "backbone": "backbone", "head": "head"}
+        """Trainable parameters by component: `method`, `neck`, `backbone` (adopted ones) and `head`."""
+        component = {"methods": "method", "neck": "neck", "backbone": "backbone", "head": "head"}
+        found: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in component.values()}
         for name, parameter in self.trainable():
             found[component[name.partition(".")[0]]].append((name, parameter))
+        return found
+
+    def levels(self) -> dict[int, int]:
+        """Depth of every parameter of the backbone, by its id.
+
+        0 before the first block, the number of a block (from 1) in it and between it and the next, and one more than
+        there are blocks from the last norm on.
+        """
+        blocks = [block.module for block in self.backbone.blocks]
+        found = {id(p): index + 1 for index, block in enumerate(blocks) for p in block.parameters()}
+        last = {id(p) for p in self.backbone.family.norm.parameters()}
+        level = 0
+        for parameter in self.backbone.model.parameters():  # in the order of the model, as it was built
+            level = found.setdefault(id(parameter), len(blocks) + 1 if id(parameter) in last else level)
         return found
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -128,9 +156,7 @@ class Tuned(nn.Module):
         Raises:
             ValueError: a method cannot be merged; it is named.
         """
-        stuck = [
-            type(method).__name__ for method in self.methods if not isinstance(method, Mergeable | MergingInputs)
-        ]
+        stuck = [type(method).__name__ for method in self.methods if not isinstance(method, Mergeable | MergingInputs)]
         if stuck:
             raise ValueError(
                 f"{' and '.join(stuck)} cannot be merged: what it computes is not a change of the backbone's weights. "

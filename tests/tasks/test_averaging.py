@@ -60,6 +60,6 @@ def test_the_first_of_equally_good_epochs_is_kept():
             task.tuned.head.linear.bias.fill_(epoch)
         task.evaluation = evaluate(logits, torch.arange(3))
         best.on_validation_end(SimpleNamespace(current_epoch=epoch), task)
-    assert (best.epoch, best.accuracy) == (2, 1.0)
+    assert (best.epoch, best.score) == (2, 1.0)
     assert best.delta["head.linear.bias"].tolist() == [1, 1, 1]
     assert set(best.delta) == set(task.tuned.delta())

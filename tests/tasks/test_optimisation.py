@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.zoo import tuned
 from vpeft.config import OptimConfig
 from vpeft.tasks.optimisation import learning_rates, optimizer, parameter_groups, schedule
 
@@ -81,3 +82,24 @@ def test_optimisers(name, kind):
     built = optimizer([{"name": "head", "params": [nn.Parameter(torch.zeros(2))], "lr": 0.1}], OptimConfig(name=name))
     assert isinstance(built, kind)
     assert built.defaults.get("momentum", 0.9) == 0.9
+
+
+def test_poly_is_a_power_of_what_is_left():
+    values = [schedule(step, 100, 10, floor=0.0, power=0.9) for step in range(100)]
+    assert values[9] == values[10] == 1
+    assert values[55] == pytest.approx((1 - 45 / 90) ** 0.9)
+    straight = [schedule(step, 100, 0, power=1.0) for step in range(100)]
+    assert straight == pytest.approx([1 - step / 100 for step in range(100)])
+
+
+def test_layer_decay_lowers_the_rate_once_a_block_below_the_last_norm():
+    model = tuned("timm_vit", "full")
+    optim = OptimConfig(lr=0.1, layer_decay=0.5)
+    groups = {group["name"]: group for group in parameter_groups(model.parameter_groups(), optim, model.levels())}
+    vit = model.backbone.model
+    rate = {id(p): group["lr"] for group in groups.values() for p in group["params"]}
+    assert rate[id(vit.norm.weight)] == 0.1  # two blocks: levels 0 to 3
+    assert rate[id(vit.blocks[1].mlp.fc1.weight)] == 0.05
+    assert rate[id(vit.blocks[0].norm1.bias)] == 0.025
+    assert rate[id(vit.pos_embed)] == rate[id(vit.patch_embed.proj.weight)] == 0.0125
+    assert sum(len(group["params"]) for group in groups.values()) == len(list(model.trainable()))

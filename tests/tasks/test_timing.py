@@ -45,7 +45,7 @@ def test_evaluation_is_not_training_time():
     timing, trainer = Timing(Waiting()), SimpleNamespace(world_size=1, num_training_batches=1)
     module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda values: None)
     timing.on_train_epoch_start(trainer, module)
-    timing.on_train_batch_end(trainer, module, None, {"label": torch.zeros(8)}, 0)
+    timing.on_train_batch_end(trainer, module, None, {"index": torch.zeros(8)}, 0)
     timing.on_validation_start(trainer, module)
     time.sleep(0.05)
     timing.on_validation_end(trainer, module)

@@ -167,6 +167,10 @@ class Backbone(nn.Module):
         """Change features [B, D]; a method that changes D says so (`vpeft.methods.Widening`)."""
         self._on_features.append(edit)
 
+    def edits_of_features(self) -> list[str]:
+        """Names of the methods that act on features, or on how they are read."""
+        return [_owner(edit) for edit in (*self._on_features, self._read) if edit is not None]
+
     def embed(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(

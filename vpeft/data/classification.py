@@ -60,6 +60,12 @@ class ClassificationData(L.LightningDataModule):
         self._images: dict[Part, Images] = {}
         self._start = (0, 0)
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image of a file becomes one of a batch."""
+        config = self.config
+        return {"resize": config.resize, "interpolation": self.interpolation, "augment": config.augment}
+
     def setup(self, stage: str | None = None) -> None:
         """Decode what is not decoded yet: the test split alone for `test`, else everything.
 

@@ -70,6 +70,22 @@ class SegmentationData(L.LightningDataModule):
         self._pairs: dict[Part, Annotated] = {}
         self._start = (0, 0)
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image of a file becomes one of a batch."""
+        config, changes = self.config, self.changes
+        return {
+            "resize": "short_side",
+            "interpolation": "bilinear",
+            "scale": list(changes.scale),
+            "crop": list(changes.crop),
+            "ratio": list(changes.ratio),
+            "cat_max_ratio": config.cat_max_ratio,
+            "flip": config.flip,
+            "distort": config.distort,
+            "transforms": config.transforms,
+        }
+
     def setup(self, stage: str | None = None) -> None:
         """Read what is not read yet: the test split alone for `test`, else everything.
 

@@ -13,6 +13,7 @@ from vpeft.backbones import Backbone
 from vpeft.data.multitask import MultiTaskData
 from vpeft.dense.multitask import TASKS, MultiTask
 from vpeft.dense.multitask_schema import MultiTaskConfig
+from vpeft.normalization import normalization
 from vpeft.schema import ConfigError
 from vpeft.tasks.multitask import MultiTaskModule
 
@@ -24,8 +25,6 @@ def build(config: MultiTaskConfig) -> tuple[MultiTaskModule, MultiTaskData]:
         ConfigError: a setting does not fit; nothing has been loaded.
         ValueError: the data, the backbone or a method does not fit.
     """
-    from vpeft.run import normalization  # which imports this module in its turn
-
     check(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = backbones.create(config.backbone, config.pretrained, config.image_size, config.seed)

@@ -7,14 +7,13 @@ them in `adopts`; they stay where they are.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_origin, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
+from vpeft import entries
 from vpeft.methods.adalora import AdaLoRA
 from vpeft.methods.adapter_plus import AdapterPlus
 from vpeft.methods.adaptformer import AdaptFormer
@@ -254,6 +253,7 @@ def feature_dim(backbone: Backbone, methods: Iterable[nn.Module]) -> int:
 
 
 Spec = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+GIVEN = ("backbone",)
 
 
 def build(spec: Spec, backbone: Backbone) -> list[nn.Module]:
@@ -263,15 +263,7 @@ def build(spec: Spec, backbone: Backbone) -> list[nn.Module]:
         ValueError: an unknown method or option, or one that this backbone has no place for.
     """
     check(spec)
-    methods: list[nn.Module] = []
-    for entry in _entries(spec):
-        options = {key: value for key, value in entry.items() if key != "name"}
-        try:
-            methods.append(METHODS[entry["name"]](backbone, **options))
-        except ValueError as error:  # torch's own checks of a value do not say whose it is
-            named = str(error).startswith(f"{entry['name']}: ")
-            raise ValueError(str(error) if named else f"{entry['name']}: {error}") from error
-    return methods
+    return [entries.build(METHODS, entry, backbone) for entry in _entries(spec)]
 
 
 def check(spec: Spec) -> None:
@@ -280,21 +272,7 @@ def check(spec: Spec) -> None:
     Values are checked for their type here and for their meaning by the method itself.
     """
     for entry in _entries(spec):
-        name = entry.get("name")
-        if name not in METHODS:
-            near = difflib.get_close_matches(str(name), METHODS, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(METHODS)}."
-            raise ValueError(f"there is no method '{name}'; {hint}")
-        options = _signature(METHODS[name])
-        for key, value in entry.items():
-            if key == "name":
-                continue
-            if key not in options:
-                near = difflib.get_close_matches(key, options, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(options) or 'no options'}."
-                raise ValueError(f"method {name} has no '{key}'; {hint}")
-            if not _fits(value, options[key]):
-                raise ValueError(f"method {name}: {key} is {value!r}, which is not {_words(options[key])}.")
+        entries.check("method", METHODS, entry, GIVEN)
     names = [str(entry["name"]) for entry in _entries(spec)]
     for pair in itertools.combinations(names, 2):
         if pair in CONFLICTS:
@@ -315,43 +293,17 @@ def check_cacheable(spec: Spec) -> None:
 
 def options(name: str) -> dict[str, Any]:
     """The options of a method and their defaults."""
-    parameters = inspect.signature(METHODS[name]).parameters
-    return {key: p.default for key, p in parameters.items() if key != "backbone"}
+    return entries.options(METHODS, name, GIVEN)
 
 
 def resolve(spec: Spec) -> dict[str, Any] | list[dict[str, Any]]:
     """`spec` with every option written out, so that a later change of a default changes nothing."""
-    full = [{"name": entry["name"], **options(entry["name"]), **entry} for entry in _entries(spec)]
+    full = [entries.resolve(METHODS, entry, GIVEN) for entry in _entries(spec)]
     return full[0] if isinstance(spec, Mapping) else full
 
 
 def _entries(spec: Spec) -> list[Mapping[str, Any]]:
-    entries = [spec] if isinstance(spec, Mapping) else list(spec)
-    if not entries or not all(isinstance(entry, Mapping) and "name" in entry for entry in entries):
+    found = [spec] if isinstance(spec, Mapping) else list(spec)
+    if not found or not all(isinstance(entry, Mapping) and "name" in entry for entry in found):
         raise ValueError(f"method is {spec!r}; it is written {{name: vpt, prompts: 10}}, or as a list of such.")
-    return cast(list[Mapping[str, Any]], entries)
-
-
-def _signature(method: type[nn.Module]) -> dict[str, Any]:
-    hints = get_type_hints(method.__init__, localns={"Backbone": object})  # imported for type checkers only
-    return {key: hint for key, hint in hints.items() if key not in ("backbone", "return")}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    union: tuple[Any, ...] = getattr(hint, "__args__", ())
-    if get_origin(hint) is Literal:
-        return value in union
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if getattr(hint, "__origin__", None) in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(item, union[0]) for item in value)
-    if union:
-        return any(_fits(value, member) for member in union)
-    return isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    return names.get(hint, str(hint).replace("typing.", "").replace("collections.abc.", ""))
+    return cast(list[Mapping[str, Any]], found)

@@ -22,21 +22,24 @@ class Row(TypedDict):
     Args:
         id: Of the run; a resumed run keeps it, so a run has one row.
         date: When the run ended, UTC, ISO 8601.
+        kind: Of run: classification, segmentation, ...
         task: Name of the data.
         protocol: name of the one the run was given, and what it departs from, {dotted key: value}; None without one.
         method: List of method specs, every option written out.
         backbone: name, pretrained, image_size, drop_path, and weights {source, origin, sha256}.
+        neck: name and its options, of what runs the backbone for dense prediction; None without one.
         head: kind and its options.
-        preprocessing: normalization {name, mean, std}, resize, interpolation, augment.
+        preprocessing: normalization {name, mean, std}, resize, interpolation, ... as the data module reports them.
         data: format, lossy, split, counts, skipped, packages, ... as the data module reports them.
         optim: Optimiser settings.
         train: Settings of the run.
         epochs: Epochs trained.
-        selection: rule (`last` or `best_val`), the epoch it chose, its accuracy on val200.
+        selection: rule (`last` or `best_val`), the epoch it chose, its val_accuracy on val200 or val_miou.
         seed: Of initialisation, order and dropout.
-        test: accuracy (top-1), per_class {name: accuracy}, ece, loss, images.
-        val: accuracy, ece, loss, images of the last evaluation on val200; None without one.
-        parameters: Trained ones in method, head and adopted (the backbone's own); frozen; total.
+        test: accuracy (top-1), per_class {name: accuracy}, ece, loss, images; of segmentation miou, macc, aacc,
+            per_class {name: IoU}, loss, images.
+        val: The same without per_class, of the last evaluation on the validation split; None without one.
+        parameters: Trained ones in method, neck, head and adopted (the backbone's own); frozen; total.
         time: wall_seconds of all processes of the run, step_seconds, images_per_second,
             data_wait_share (of epochs from the second on).
         memory: peak_bytes, and of what: a GPU's tensors or the process.
@@ -48,10 +51,12 @@ class Row(TypedDict):
 
     id: str
     date: str
+    kind: str
     task: str
     protocol: dict[str, Any] | None
     method: list[dict[str, Any]]
     backbone: dict[str, Any]
+    neck: dict[str, Any] | None
     head: dict[str, Any]
     preprocessing: dict[str, Any]
     data: dict[str, Any]

@@ -8,8 +8,6 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from vpeft.tasks.classification import Classification
-
 
 class RunningAverage(L.Callback):
     """Exponential moving average of the trained parameters: a <- decay * a + (1 - decay) * p after every step.
@@ -67,26 +65,25 @@ def _trained(pl_module: L.LightningModule) -> list[torch.nn.Parameter]:
 
 
 class BestOnVal(L.Callback):
-    """Keeps what was trained in the epoch with the highest accuracy on val200; the first of equals.
+    """Keeps what was trained in the epoch with the highest accuracy (or mIoU) on val; the first of equals.
 
     Stands before RunningAverage in the list of callbacks, so that it copies what was evaluated.
     """
 
     def __init__(self) -> None:
-        self.accuracy: float | None = None
+        self.score: float | None = None
         self.epoch: int | None = None
         self.delta: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classification)
-        assert pl_module.evaluation is not None
-        accuracy = pl_module.evaluation.accuracy
-        if self.accuracy is None or accuracy > self.accuracy:
-            self.accuracy, self.epoch = accuracy, trainer.current_epoch + 1
-            self.delta = {name: value.detach().to("cpu", copy=True) for name, value in pl_module.tuned.delta().items()}
+        task: Any = pl_module
+        score = task.evaluation.score
+        if self.score is None or score > self.score:
+            self.score, self.epoch = score, trainer.current_epoch + 1
+            self.delta = {name: value.detach().to("cpu", copy=True) for name, value in task.tuned.delta().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"accuracy": self.accuracy, "epoch": self.epoch, "delta": self.delta}
+        return {"score": self.score, "epoch": self.epoch, "delta": self.delta}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.accuracy, self.epoch, self.delta = state_dict["accuracy"], state_dict["epoch"], state_dict["delta"]
+        self.score, self.epoch, self.delta = state_dict["score"], state_dict["epoch"], state_dict["delta"]

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from vpeft.config import OptimConfig, TrainConfig
-from vpeft.methods import Penalised, Preparing, Stepping
+from vpeft.methods import Preparing
 from vpeft.metrics import Evaluation, evaluate
+from vpeft.tasks import learning
 from vpeft.tasks.feature_cache import FeatureCache
-from vpeft.tasks.optimisation import learning_rates, optimizer, parameter_groups, schedule
+from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
 from vpeft.tuned import Tuned
 
 
@@ -55,8 +56,8 @@ class Classification(L.LightningModule):
         self.tuned, self.classes, self.optim = tuned, list(classes), optim
         self.smoothing, self.epochs = train.label_smoothing, train.epochs
         self.normalization = (tuple(mean), tuple(std))
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", learning.channels(tuple(mean)), persistent=False)
+        self.register_buffer("std", learning.channels(tuple(std)), persistent=False)
         self.cache: FeatureCache | None = None
         self.evaluation: Evaluation | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -68,7 +69,7 @@ class Classification(L.LightningModule):
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the model sees of uint8 images."""
-        return (images.float() / 255 - self.mean) / self.std
+        return learning.normalise(images, self.mean, self.std)
 
     def logits(self, batch: dict[str, Tensor], split: str) -> Tensor:
         """Logits [B, K] of a batch, through the cache where its split is kept."""
@@ -79,10 +80,7 @@ class Classification(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         labels = batch["label"]
         logits = self.logits(batch, "train")
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        for method in self.tuned.methods:
-            if isinstance(method, Penalised):
-                loss = loss + method.penalty()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing) + learning.penalty(self.tuned)
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
         self.log("train/loss", loss, batch_size=len(labels))
         means = {"train/loss_epoch": loss, "train/accuracy": right}
@@ -102,22 +100,15 @@ class Classification(L.LightningModule):
         self.train()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for method in self.tuned.methods:
-            if isinstance(method, Stepping):
-                method.after_backward(self.trainer.global_step, int(self.trainer.estimated_stepping_batches))
+        learning.after_backward(self.trainer, self.tuned)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        for method in self.tuned.methods:
-            if isinstance(method, Stepping):
-                method.after_step(step, int(self.trainer.estimated_stepping_batches))
+        learning.after_step(self.trainer, self.tuned, step)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Whatever train.val_every is, the last epoch is evaluated: the row gives its accuracy. Not at the start
-        # of the epoch, which a run resumed in its middle does not see.
-        if self.current_epoch + 1 == self.epochs:
-            self.trainer.check_val_every_n_epoch = 1
+        learning.evaluate_the_last_epoch(self.trainer)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         return self._note(batch, self.logits(batch, "val"))
@@ -160,30 +151,17 @@ class Classification(L.LightningModule):
         fully_shard(self.tuned, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
-        built = optimizer(parameter_groups(self.tuned.parameter_groups(), self.optim), self.optim)
+        groups = parameter_groups(self.tuned.parameter_groups(), self.optim, self.tuned.levels())
         steps = int(self.trainer.estimated_stepping_batches)
-        warmup = round(steps / self.epochs * self.optim.warmup_epochs)
-        factor = torch.optim.lr_scheduler.LambdaLR(built, lambda step: schedule(step, steps, warmup, self.optim.min_lr))
-        return {"optimizer": built, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+        return build_schedule(optimizer(groups, self.optim), self.optim, steps, self.epochs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = self._delta_keys()
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
-        checkpoint["trained"] = sorted(kept)  # FSDP has taken the tensors out before on_load_checkpoint looks
+        learning.keep_trained(checkpoint, self.tuned)
         checkpoint["evaluation"] = vars(self.evaluation) if self.evaluation else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored, kept = set(checkpoint["trained"]), self._delta_keys()
-        if stored != kept:
-            raise ValueError(
-                f"The checkpoint does not fit this model: it lacks {sorted(kept - stored)[:3] or 'nothing'} and has "
-                f"{sorted(stored - kept)[:3] or 'nothing'} too many. Resume with the config saved beside it."
-            )
+        learning.check_trained(checkpoint, self.tuned)
         self.evaluation = Evaluation(**checkpoint["evaluation"]) if checkpoint["evaluation"] else None
-
-    def _delta_keys(self) -> set[str]:
-        return {f"tuned.{name}" for name in self.tuned.delta()}
 
 
 class _Normalised:

@@ -19,6 +19,7 @@ LINE = {
     "train/loss_epoch": "loss {:.4f}",
     "train/accuracy": "train {:.1%}",
     "val/accuracy": "val {:.1%}",
+    "val/miou": "val mIoU {:.1%}",
     "speed/images_per_second": "{:.0f} images/s",
 }
 
@@ -77,7 +78,7 @@ class Bar(RichProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """What stands to the right of the bar."""
-        return dict(text.split(" ") for text in _measures(trainer) if not text.endswith("/s"))
+        return dict(text.rsplit(" ", 1) for text in _measures(trainer) if not text.endswith("/s"))
 
 
 class EpochLines(L.Callback):

@@ -18,7 +18,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vpeft.fetch import write_atomic
-from vpeft.tasks.classification import Classification
 from vpeft.tasks.optimisation import learning_rates
 
 
@@ -166,8 +165,8 @@ class Finite(L.Callback):
             raise _diverged(trainer, f"The loss is not a finite number in optimiser step {int(step)}")
 
     def _look_at_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classification)
-        bad = [name for name, value in pl_module.tuned.delta().items() if not torch.isfinite(value).all()]
+        tuned: Any = pl_module.tuned
+        bad = [name for name, value in tuned.delta().items() if not torch.isfinite(value).all()]
         # Each process has its own statistics of a BatchNorm, and under FSDP its own share of the weights.
         if not trainer.strategy.reduce_boolean_decision(not bad, all=True):
             where = f" ({', '.join(bad[:3])})" if bad else ""

@@ -32,14 +32,16 @@ def _parameters(row: Row) -> Table:
         table.add_column(column, justify="right")
     names = "+".join(spec["name"] for spec in row["method"])
     backbone = counts["adopted"] + counts["frozen"]
+    neck = [("neck", counts["neck"], counts["neck"])] if row["neck"] else []
     parts = [
         (f"method ({names})", counts["method"], counts["method"]),
+        *neck,
         ("head", counts["head"], counts["head"]),
         (f"backbone ({row['backbone']['name']})", counts["adopted"], backbone),
     ]
     for name, trained, total in parts:
         table.add_row(name, f"{trained:,}", f"{total:,}", f"{trained / total:.2%}" if total else "-")
-    trained = counts["method"] + counts["head"] + counts["adopted"]
+    trained = counts["total"] - counts["frozen"]
     table.add_section()
     table.add_row("all", f"{trained:,}", f"{counts['total']:,}", f"{trained / counts['total']:.2%}", style="bold")
     return table
@@ -50,13 +52,18 @@ def _outcome(row: Row) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     test, time, selection = row["test"], row["time"], row["selection"]
-    table.add_row("test accuracy", f"{test['accuracy']:.2%} of {test['images']:,} images (ECE {test['ece']:.3f})")
-    if skipped := row["data"]["skipped"]:
+    if row["kind"] == "classification":
+        table.add_row("test accuracy", f"{test['accuracy']:.2%} of {test['images']:,} images (ECE {test['ece']:.3f})")
+    else:
+        others = f"mAcc {test['macc']:.2%}, aAcc {test['aacc']:.2%}"
+        table.add_row("test mIoU", f"{test['miou']:.2%} of {test['images']:,} images ({others})")
+    if skipped := row["data"].get("skipped"):
         table.add_row(
             "left out", f"{skipped:,} unreadable {'image' if skipped == 1 else 'images'} (data.on_error skip)"
         )
-    if selection["val_accuracy"] is not None:
-        table.add_row("val accuracy", f"{selection['val_accuracy']:.2%} in epoch {selection['epoch']}")
+    for name, score in selection.items():
+        if name.startswith("val_") and score is not None:
+            table.add_row(name.replace("val_", "val "), f"{score:.2%} in epoch {selection['epoch']}")
     table.add_row("chosen epoch", f"{selection['epoch']} of {row['epochs']} ({selection['rule']})")
     table.add_row("time", _times(time))
     table.add_row("peak memory", f"{row['memory']['peak_bytes'] / 2**30:.2f} GiB ({row['memory']['of']})")

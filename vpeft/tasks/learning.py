@@ -1,0 +1,74 @@
+"""What every LightningModule of this project does around its loss.
+
+Methods are told of the steps, and checkpoints hold only what is trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+
+from vpeft.methods import Penalised, Stepping
+from vpeft.tuned import Tuned
+
+
+def penalty(tuned: Tuned) -> Tensor | float:
+    """The terms that methods add to the loss; 0 without one."""
+    return sum((method.penalty() for method in tuned.methods if isinstance(method, Penalised)), start=0.0)
+
+
+def after_backward(trainer: L.Trainer, tuned: Tuned) -> None:
+    """Tell the methods that all gradients of the present optimiser step are there."""
+    for method in tuned.methods:
+        if isinstance(method, Stepping):
+            method.after_backward(trainer.global_step, int(trainer.estimated_stepping_batches))
+
+
+def after_step(trainer: L.Trainer, tuned: Tuned, step: int) -> None:
+    """Tell the methods that optimiser step `step` is done."""
+    for method in tuned.methods:
+        if isinstance(method, Stepping):
+            method.after_step(step, int(trainer.estimated_stepping_batches))
+
+
+def keep_trained(checkpoint: dict[str, Any], tuned: Tuned) -> None:
+    """Take what is frozen out of a checkpoint of a module that holds `tuned` under this name."""
+    kept, state = _names(tuned), checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
+    checkpoint["trained"] = sorted(kept)  # FSDP has taken the tensors out before on_load_checkpoint looks
+
+
+def check_trained(checkpoint: dict[str, Any], tuned: Tuned) -> None:
+    """Raise ValueError unless the checkpoint holds what this model trains, and nothing else."""
+    stored, kept = set(checkpoint["trained"]), _names(tuned)
+    if stored != kept:
+        raise ValueError(
+            f"The checkpoint does not fit this model: it lacks {sorted(kept - stored)[:3] or 'nothing'} and has "
+            f"{sorted(stored - kept)[:3] or 'nothing'} too many. Resume with the config saved beside it."
+        )
+
+
+def evaluate_the_last_epoch(trainer: L.Trainer) -> None:
+    """Whatever train.val_every is, the last epoch is evaluated: the row gives its score.
+
+    Called at every batch, because a run resumed in the middle of an epoch does not see its start.
+    """
+    if trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs:
+        trainer.check_val_every_n_epoch = 1
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """What a model sees of uint8 images [B, 3, H, W]; mean and std are [1, 3, 1, 1], on the scale 0..1."""
+    return (images.float() / 255 - mean) / std
+
+
+def channels(values: tuple[float, ...]) -> Tensor:
+    """[C] as [1, C, 1, 1]."""
+    return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def _names(tuned: Tuned) -> set[str]:
+    return {f"tuned.{name}" for name in tuned.delta()}
