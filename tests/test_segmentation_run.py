@@ -1,0 +1,179 @@
+"""A segmentation run from its YAML to an adapter that gives the same predictions."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.masked_layouts import write_folder
+from vpeft import run
+from vpeft.checkpoint import load_adapter, read_manifest
+from vpeft.config import ConfigError, parse, to_yaml
+from vpeft.results import read_rows
+from vpeft.tasks.resuming import Interrupted
+
+TEXT = """
+kind: segmentation
+method: {method}
+neck: {neck}
+head: {head}
+auxiliary: {{name: fcn, width: 8, index: 0}}
+backbone: {backbone}
+pretrained: none
+image_size: 64
+data: {{task: own, root: {root}, split: train, batch_size: 4, short_side: 64, drop_last: false}}
+optim: {{lr: 1e-2, warmup_epochs: 0.5, schedule: poly, power: 0.9}}
+train: {{epochs: 3, accelerator: cpu, selection: best_val}}
+output: {output}
+name: run
+"""
+PLAIN = {
+    "method": "{name: lora, rank: 2}",
+    "neck": "{name: last}",
+    "head": "{name: linear_bn}",
+    "backbone": "test_vit.r160_in1k",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "own", {"train": 10, "val": 3, "test": 3}, ((64, 80), (72, 64)))
+
+
+@pytest.fixture
+def write(tmp_path, root):
+    def make(name: str = "config.yaml", output: str = "runs", **options: str) -> str:
+        file = tmp_path / name
+        file.write_text(TEXT.format(**PLAIN | options, root=root, output=tmp_path / output))
+        return str(file)
+
+    return make
+
+
+def images(seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {
+            "neck": "{name: vit_adapter, regime: extractor, inplanes: 4, heads: 2, vit_features: false, "
+            "interactions: 2}",
+            "head": "{name: uper, width: 8}",
+            "method": "{name: linear}",
+        },
+        {
+            "neck": "{name: layers, layers: [0, 1, 3, 5], rescale: pyramid}",
+            "head": "{name: mask, width: 32, queries: 4, encoder_layers: 1, decoder_layers: 1, points: 16}",
+        },
+    ],
+    ids=["linear_bn", "vit_adapter", "mask"],
+)
+def test_a_saved_adapter_predicts_to_the_bit_what_was_trained(write, tmp_path, options):
+    config = parse([write(**options)])
+    kept = {}
+    assemble = run.assemble
+
+    def watch(one):
+        kept["job"] = job = assemble(one)
+        return job
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "assemble", watch)
+        row = run.train(config)
+    assert row["kind"] == "segmentation"
+    assert row["neck"] == config.neck
+    assert 0 <= row["test"]["miou"] <= row["test"]["aacc"] <= 1
+    assert set(row["test"]["per_class"]) == set(kept["job"].task.classes)
+    assert row["selection"]["val_miou"] == pytest.approx(kept["job"].task.evaluation and row["selection"]["val_miou"])
+    assert read_rows(tmp_path / "runs" / "results.jsonl") == [row]
+    tuned, manifest = load_adapter(tmp_path / "runs/run/adapter.safetensors")
+    trained = kept["job"].task.tuned.eval()
+    seen = images().float() / 255
+    with torch.no_grad():
+        assert torch.equal(tuned(seen), trained(seen))
+    statistics = [name for name in tuned.delta() if name.endswith("running_var")]
+    assert any(not torch.equal(tuned.delta()[name], torch.ones_like(tuned.delta()[name])) for name in statistics)
+    assert manifest["kind"] == "segmentation"
+    assert manifest["result"]["test_miou"] == row["test"]["miou"]
+
+
+def test_a_resolved_configuration_runs_again_as_it_is(write, tmp_path):
+    config = parse([write(), "--neck.name", "layers", "--head.name", "fcn", "--head.index", "-1"])
+    assert config.neck["name"] == "layers"
+    assert config.head == {"name": "fcn", "width": 256, "convs": 1, "index": -1, "dropout": 0.1}
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(to_yaml(config))
+    assert parse([str(saved)]) == config
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
+    whole = run.train(parse([write("whole.yaml", "whole")]))
+    file = write("parts.yaml", "parts")
+    config = parse([file])
+    job = {}
+    assemble = run.assemble
+    monkeypatch.setattr(run, "assemble", lambda one: job.setdefault("job", assemble(one)))
+    from vpeft.tasks.segmentation import Segmentation
+
+    original, count = Segmentation.training_step, {"steps": 0}
+
+    def stopping(self, batch, batch_idx):
+        count["steps"] += 1
+        if count["steps"] == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(Segmentation, "training_step", stopping)
+    with pytest.raises(Interrupted):
+        run.train(config)
+    monkeypatch.undo()
+    resumed = run.train(parse([file, "--train.resume", "true"]))
+    assert resumed["test"] == whole["test"]
+    assert resumed["selection"] == whole["selection"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "sentence"),
+    [
+        ({"neck": "{name: lasst}"}, [], r"config.yaml: there is no neck 'lasst'; did you mean last\?"),
+        ({"head": "{name: uper, widht: 3}"}, [], r"config.yaml: head uper has no 'widht'; did you mean 'width'\?"),
+        ({}, ["--auxiliary.index", "x"], r"command line: auxiliary fcn: index is 'x', which is not a whole number"),
+        ({"method": "{name: fishmask}"}, [], r"config.yaml: fishmask looks at images with one label each"),
+        (
+            {"neck": "{name: vit_adapter, regime: extractor}"},
+            [],
+            r"config.yaml: neck.regime extractor runs the backbone without a graph, so lora would not learn",
+        ),
+        ({}, ["--inference.scales", "[]"], r"command line: inference.scales must be numbers above 0, not \[\]"),
+        ({}, ["--head.kind", "linear"], r"command line: head linear_bn has no 'kind'"),
+        ({}, ["--kind", "classification"], r"command line: kind must be one of segmentation, not 'classification'"),
+        ({}, ["--data.split", "trainval"], r"config.yaml: train.selection best_val chooses on val"),
+    ],
+)
+def test_a_mistake_stops_before_anything_is_loaded(write, options, words, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        parse([write(**options), *words])
+
+
+def test_an_unknown_kind_is_refused_with_near_ones(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("kind: segmentaton\n")
+    with pytest.raises(ConfigError, match="there is no kind 'segmentaton'; did you mean 'segmentation'"):
+        parse([str(file)])
+
+
+@pytest.mark.parametrize("method", ["vqt", "lst"])
+def test_what_acts_on_features_is_refused_beside_a_neck(write, method):
+    config = parse([write(method=f"{{name: {method}}}")])
+    with pytest.raises(ValueError, match="changes what is read from the last block as features, which a neck does not"):
+        run.train(config)
+
+
+def test_an_adapter_names_its_kind(write, tmp_path):
+    run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
+    manifest = read_manifest(tmp_path / "runs/run/adapter.safetensors")
+    assert (manifest["kind"], manifest["ignored"], manifest["inference"]["mode"]) == ("segmentation", 255, "slide")

@@ -1,0 +1,112 @@
+"""The job of `kind: segmentation`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from vpeft import backbones, entries, methods
+from vpeft.backbones import Backbone
+from vpeft.data.masks import ClassTable
+from vpeft.data.segmentation import SegmentationData, locate
+from vpeft.dense.decoders import Decoders
+from vpeft.dense.heads import DENSE_HEADS
+from vpeft.dense.necks import NECKS
+from vpeft.dense.pictures import SegmentedPictures
+from vpeft.dense.segmentation_schema import SegmentationConfig
+from vpeft.job import Job
+from vpeft.normalization import normalization
+from vpeft.tasks.segmentation import Segmentation
+from vpeft.tuned import Tuned
+
+_NECK, _HEAD = ("backbone",), ("channels", "classes")  # arguments that are given here, not in a configuration
+
+
+def mistakes(config: SegmentationConfig) -> Iterator[tuple[str, str]]:
+    """Necks, heads and methods that there are not or that cannot work: the setting, and the sentence that says so."""
+    specs = config.method if isinstance(config.method, list) else [config.method]
+    looking = [spec["name"] for spec in specs if issubclass(methods.METHODS[spec["name"]], methods.Preparing)]
+    if looking:
+        yield (
+            "method",
+            f"{' and '.join(looking)} looks at images with one label each before it trains, and here are masks; "
+            "use another method, or kind: classification",
+        )
+    idle = [spec["name"] for spec in specs if spec["name"] != "linear"]
+    if config.neck.get("regime") == "extractor" and idle:
+        yield (
+            "method",
+            f"neck.regime extractor runs the backbone without a graph, so {' and '.join(idle)} would not learn; use "
+            "neck.regime injector, or method linear",
+        )
+    for key, table, given in (("neck", NECKS, _NECK), ("head", DENSE_HEADS, _HEAD), ("auxiliary", DENSE_HEADS, _HEAD)):
+        entry = getattr(config, key)
+        try:
+            if entry is not None:
+                entries.check(key, table, entry, given)
+        except ValueError as error:
+            yield key, str(error)
+
+
+def resolve(config: SegmentationConfig) -> dict[str, Any]:
+    """Neck and heads with every option written out."""
+    found = {"neck": entries.resolve(NECKS, config.neck, _NECK)}
+    found["head"] = entries.resolve(DENSE_HEADS, config.head, _HEAD)
+    auxiliary = config.auxiliary
+    return found | {"auxiliary": auxiliary and entries.resolve(DENSE_HEADS, auxiliary, _HEAD)}
+
+
+def find(config: SegmentationConfig) -> str:
+    """What the data of a configuration is called; only its lists are read."""
+    return locate(config.data).provenance["task"]
+
+
+def assemble(config: SegmentationConfig) -> Job:
+    """Backbone, data and model of a configuration."""
+    backbone = _backbone(config)
+    mean, std = normalization(config.normalization, backbone)
+    pixel = [round(255 * value) for value in mean]  # what padding with zeros is, once images are normalised
+    data = SegmentationData(config.data, backbone.image_size, config.seed, (pixel[0], pixel[1], pixel[2]))
+    table = data.classes
+    tuned = _tuned(config, backbone, table)
+    task = Segmentation(
+        tuned, table.names, config.optim, config.train, config.inference, mean, std, config.data.absent, table.ignore
+    )
+    return Job(task, data, SegmentedPictures(table))
+
+
+def tuned_of(manifest: Mapping[str, Any], backbone: Backbone, classes: Sequence[str]) -> Tuned:
+    """The model that the manifest of an adapter describes, untrained."""
+    neck = entries.build(NECKS, manifest["neck"], backbone)
+    attached = methods.build(manifest["method"], backbone)
+    heads = [
+        entry and entries.build(DENSE_HEADS, entry, neck.channels, len(classes))
+        for entry in (manifest["head"], manifest["auxiliary"])
+    ]
+    decoders = Decoders(
+        heads[0], heads[1], manifest["auxiliary_weight"], manifest["avg_non_ignore"], manifest["ignored"]
+    )
+    return Tuned(backbone, attached, decoders, manifest["drop_path"], neck)
+
+
+def manifest(config: SegmentationConfig, task: Segmentation) -> dict[str, Any]:
+    """What an adapter says beside what every adapter does."""
+    return {
+        **{name: getattr(config, name) for name in ("neck", "auxiliary", "auxiliary_weight", "avg_non_ignore")},
+        "inference": asdict(config.inference),
+        "absent": task.absent,
+        "ignored": task.ignored,
+    }
+
+
+def _tuned(config: SegmentationConfig, backbone: Backbone, table: ClassTable) -> Tuned:
+    torch.manual_seed(config.seed)  # whatever loading the backbone drew
+    backbone.normalization = normalization(config.normalization, backbone)
+    return tuned_of(vars(config) | {"ignored": table.ignore}, backbone, table.names)
+
+
+def _backbone(config: SegmentationConfig) -> Backbone:
+    return backbones.create(config.backbone, config.pretrained, config.image_size, config.seed)
