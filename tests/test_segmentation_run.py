@@ -1,17 +1,23 @@
 """A segmentation run from its YAML to an adapter that gives the same predictions."""
 
+import importlib.util
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.masked_layouts import write_folder
 from vpeft import run
 from vpeft.checkpoint import load_adapter, read_manifest
 from vpeft.config import ConfigError, parse, to_yaml
+from vpeft.merge import merge
+from vpeft.predict import Classifier
 from vpeft.results import read_rows
 from vpeft.tasks.resuming import Interrupted
+from vpeft.tasks.segmentation import Segmentation
 
 TEXT = """
 kind: segmentation
@@ -114,10 +120,6 @@ def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
     whole = run.train(parse([write("whole.yaml", "whole")]))
     file = write("parts.yaml", "parts")
     config = parse([file])
-    job = {}
-    assemble = run.assemble
-    monkeypatch.setattr(run, "assemble", lambda one: job.setdefault("job", assemble(one)))
-    from vpeft.tasks.segmentation import Segmentation
 
     original, count = Segmentation.training_step, {"steps": 0}
 
@@ -177,3 +179,38 @@ def test_an_adapter_names_its_kind(write, tmp_path):
     run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
     manifest = read_manifest(tmp_path / "runs/run/adapter.safetensors")
     assert (manifest["kind"], manifest["ignored"], manifest["inference"]["mode"]) == ("segmentation", 255, "slide")
+
+
+def test_an_adapter_is_tested_and_predicts_from_the_command_line(write, root, tmp_path, capsys):
+    config = parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"])
+    row = run.train(config)
+    adapter = str(tmp_path / "runs/run/adapter.safetensors")
+    capsys.readouterr()
+    tool("test")([adapter, "--data.root", str(root)])
+    assert f"mIoU {row['test']['miou']:.2%}" in capsys.readouterr().out
+    image = next((root / "images/test").glob("*.png"))
+    assert tool("predict")([adapter, str(image), "--masks", str(tmp_path / "masks")]) == 0
+    mask = np.array(Image.open(tmp_path / "masks" / image.name))
+    assert mask.shape == np.array(Image.open(image)).shape[:2]
+    assert set(np.unique(mask)) <= {0, 1, 2}
+    with pytest.raises(ConfigError, match="of kind segmentation: give --masks DIR"):
+        tool("predict")([adapter, str(image)])
+    with pytest.raises(ConfigError, match=r"--data.crop cannot be changed for a test"):
+        tool("test")([adapter, "--data.crop", "3"])
+    with pytest.raises(ValueError, match="is an adapter of kind segmentation, and this needs one that classifies"):
+        Classifier(adapter)
+
+
+def tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_what_has_a_neck_is_not_merged(write, tmp_path):
+    run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
+    with pytest.raises(ValueError, match="is of kind segmentation: its neck and heads are not weights of a vendor"):
+        merge(tmp_path / "runs/run/adapter.safetensors", tmp_path / "merged.safetensors")

@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> None:
     file, output, device, tasks = (given.pop(key) for key in ("config", "file", "device", "tasks"))
     tasks = cli.words(tasks)
     # The first task decides, with data.root, whether the config's embedded section holds.
-    settings = config.parse([file, *others, *(["--data.task", tasks[0]] if tasks else [])], "tools/meta_prompt.py")
+    words = [file, *others, *(["--data.task", tasks[0]] if tasks else [])]
+    settings = config.classifying(config.parse(words, "tools/meta_prompt.py"), file)
 
     from vpeft import meta_prompt
 

@@ -8,9 +8,10 @@ from vpeft import cli, config
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(
         "tools/test.py",
-        description="Accuracy of an adapter on the test split, with the preprocessing it was trained with.",
+        description="Accuracy or mIoU of an adapter on the test split, with the preprocessing it was trained with.",
         epilog="--data.task, --data.root, --data.format, --data.eval_batch_size, --data.workers and --data.on_error "
-        "are as in tools/train.py; the task is the adapter's own unless given.",
+        "are as in tools/train.py; the task is the adapter's own unless given. Of segmentation also --data.absent and "
+        "--data.reduce_zero_label, and no --data.on_error.",
         allow_abbrev=False,
     )
     cli.add_model_arguments(parser)
@@ -20,7 +21,14 @@ def main(argv: Sequence[str]) -> None:
     if positional:
         parser.error(f"one adapter is expected, and '{positional[0]}' is left over")
 
-    from vpeft import evaluation, show
+    from vpeft import checkpoint, evaluation, show
+
+    if checkpoint.read_manifest(arguments.adapter).get("kind") == "segmentation":
+        from vpeft.dense import mask_predictor
+
+        predictor = mask_predictor.MaskPredictor(arguments.adapter, arguments.weights, arguments.device)
+        show.segmentation(*mask_predictor.test(predictor, overrides, arguments.adapter), predictor.manifest)
+        return
     from vpeft.predict import Classifier
 
     classifier = Classifier(arguments.adapter, arguments.weights, arguments.device)

@@ -40,6 +40,8 @@ def merge(adapter: Path | str, output: Path | str, weights: str | None = None) -
     if output.suffix != ".safetensors":
         raise ValueError(f"{output} is not a name for the merged weights; it has to end in .safetensors.")
     tuned, manifest = load_adapter(adapter, weights)
+    if (kind := manifest.get("kind", "classification")) != "classification":
+        raise ValueError(f"{adapter} is of kind {kind}: its neck and heads are not weights of a vendor's model.")
     try:
         state = tuned.merge()
     except ValueError as error:

@@ -39,6 +39,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.device = find_device(device)
         self.tuned, self.manifest = load_adapter(path, weights)
+        if (kind := self.manifest.get("kind", "classification")) != "classification":
+            raise ValueError(f"{path} is an adapter of kind {kind}, and this needs one that classifies images.")
         self.classes: list[str] = self.manifest["classes"]
         for name in ("mean", "std"):
             values = torch.tensor(self.manifest["normalization"][name])

@@ -34,9 +34,9 @@ from vpeft.tasks.summary import print_summary
 from vpeft.tasks.timing import Timing, Waiting
 
 LOG_EVERY = 10  # batches between two points of the training curves
-# What builds the job of every kind of run: `find(config)` says what the data is called, before anything is loaded,
-# `assemble(config)` gives the `Job`, `manifest(config, task)` what an adapter says beside what all of them do, and
-# where train.strategy fsdp is allowed `build_tuned(config, classes)` another model like that of the job.
+# What builds the job of every kind of run. `find(config)` says what the data is called, before anything is loaded;
+# `assemble(config)` gives the `Job`; `manifest(config, task, data)` is what an adapter says beside what all of them do;
+# `build_tuned(config, classes)`, where train.strategy fsdp is allowed, is another model like that of the job.
 BUILDERS = {"classification": "vpeft.tasks.build", "segmentation": "vpeft.dense.build"}
 
 
@@ -212,7 +212,7 @@ def _save(config: AnyConfig, run: RunFolder, task: Task, data: Data, row: Row, t
         state = torch.load(run.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
         tuned = _builder(config).build_tuned(config, task.classes)
         tuned.load_delta({name.removeprefix("tuned."): tensor for name, tensor in state.items()})
-    said = manifest(config, task, data, row) | _builder(config).manifest(config, task)
+    said = manifest(config, task, data, row) | _builder(config).manifest(config, task, data)
     save_adapter(run.adapter, tuned, said)
     assert isinstance(trainer.logger, TensorBoardLogger)
     metrics = {f"final/{name}": value for name, value in row["test"].items() if isinstance(value, float)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,10 @@ from rich.text import Text
 from vpeft.data.images import UnreadableImage
 from vpeft.metrics import Evaluation
 from vpeft.predict import Prediction
+
+if TYPE_CHECKING:
+    from vpeft.dense.mask_predictor import MaskPredictor
+    from vpeft.tasks.segmentation import Segmented
 
 
 def predictions(
@@ -62,6 +67,65 @@ def evaluation(
         f"cross-entropy {result.loss:.4f}, ECE {result.ece:.4f}{skipped}",
         markup=False,
     )
+
+
+def segmentation(
+    result: Segmented, provenance: dict[str, Any], manifest: dict[str, Any], console: Console | None = None
+) -> None:
+    """Print a test's mIoU, overall and per class, and what it was measured on."""
+    table = Table("class")
+    table.add_column("IoU", justify="right")
+    table.add_column("accuracy", justify="right")
+    found = result.scores
+    for name, iou, acc in zip(manifest["classes"], found.iou, found.acc, strict=True):
+        table.add_row(Text(name), *("-" if value is None else f"{value:.2%}" for value in (iou, acc)))
+    table.add_section()
+    table.add_row("mean", f"{found.miou:.2%}", f"{found.macc:.2%}", style="bold")
+    console = console or Console()
+    console.print(table)
+    console.print(
+        f"{provenance['task']} ({provenance['format']}) test split: mIoU {found.miou:.2%}, aAcc {found.aacc:.2%} of "
+        f"{result.images:,} images, absent classes {result.absent}, inference {manifest['inference']['mode']}",
+        markup=False,
+    )
+
+
+def masks(predictor: MaskPredictor, paths: list[Path], folder: str, top: int, console: Console | None = None) -> int:
+    """Write the mask of every image into a folder, and print the classes that cover most of each.
+
+    Returns:
+        How many files could not be read.
+
+    Raises:
+        ValueError: Two images would have one mask.
+    """
+    from vpeft.dense.mask_predictor import save_mask
+
+    places = [Path(folder) / f"{path.stem}.png" for path in paths]
+    if twice := {place for place in places if places.count(place) > 1}:
+        raise ValueError(
+            f"Several images are called {min(twice).stem}, and each mask has its image's name; rename one."
+        )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    unreadable = 0
+    table = Table("image", "class")
+    table.add_column("share", justify="right")
+    for path, place in zip(paths, places, strict=True):
+        try:
+            mask = predictor(path)
+        except UnreadableImage as error:
+            print(f"error: {error}", file=sys.stderr)
+            unreadable += 1
+            continue
+        save_mask(mask, predictor.table, place)
+        counts = np.bincount(mask.ravel(), minlength=len(predictor.table.names))
+        for rank, at in enumerate(counts.argsort()[::-1][: min(top, int((counts > 0).sum()))]):
+            name = Text(predictor.table.names[at])
+            table.add_row(Text("" if rank else str(place)), name, f"{counts[at] / mask.size:.2%}")
+        table.add_section()
+    if unreadable < len(paths):
+        (console or Console()).print(table)
+    return unreadable
 
 
 def merged(files: list[Path], how: str) -> None:

@@ -92,13 +92,14 @@ def tuned_of(manifest: Mapping[str, Any], backbone: Backbone, classes: Sequence[
     return Tuned(backbone, attached, decoders, manifest["drop_path"], neck)
 
 
-def manifest(config: SegmentationConfig, task: Segmentation) -> dict[str, Any]:
+def manifest(config: SegmentationConfig, task: Segmentation, data: SegmentationData) -> dict[str, Any]:
     """What an adapter says beside what every adapter does."""
     return {
         **{name: getattr(config, name) for name in ("neck", "auxiliary", "auxiliary_weight", "avg_non_ignore")},
         "inference": asdict(config.inference),
         "absent": task.absent,
         "ignored": task.ignored,
+        "colours": [list(colour) for colour in data.classes.colours],
     }
 
 

@@ -49,7 +49,7 @@ def build_tuned(config: Config, classes: Sequence[str]) -> Tuned:
     return _tuned(config, _backbone(config), classes)
 
 
-def manifest(config: Config, task: Classification) -> dict[str, Any]:
+def manifest(config: Config, task: Classification, data: ClassificationData) -> dict[str, Any]:
     """Nothing beside what every adapter says."""
     return {}
 

@@ -1,0 +1,120 @@
+"""An adapter of segmentation at work: masks of image files, and a test on masks.
+
+Shapes: H W pixels of an image.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from PIL import Image
+
+from vpeft.checkpoint import load_adapter
+from vpeft.config import resolve
+from vpeft.data.augment import rescaled
+from vpeft.data.images import decode
+from vpeft.data.masks import ClassTable
+from vpeft.data.opencv import resize
+from vpeft.data.segmentation import SegmentationData
+from vpeft.dense.segmentation_schema import InferenceConfig, SegmentationConfig
+from vpeft.nearest import did_you_mean
+from vpeft.predict import find_device
+from vpeft.schema import ConfigError, OptimConfig, TrainConfig
+from vpeft.tasks.segmentation import Segmentation, Segmented
+
+# What may differ from the training: where the images are and how they are read.
+FREE = ("task", "root", "format", "eval_batch_size", "workers", "reduce_zero_label", "absent")
+
+
+class MaskPredictor:
+    """A trained adapter on its backbone, with the preprocessing and the inference it was trained with.
+
+    Args:
+        path: The adapter, of kind segmentation.
+        weights: File of the backbone's weights, where they are no longer where training found them.
+        device: Torch's name of a device; None is cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: The adapter, its backbone or the device cannot be had; see `load_adapter`.
+    """
+
+    def __init__(self, path: Path | str, weights: str | None = None, device: str | None = None) -> None:
+        self.device = find_device(device)
+        tuned, self.manifest = load_adapter(path, weights)
+        said = self.manifest
+        self.table = ClassTable(tuple(said["classes"]), tuple((r, g, b) for r, g, b in said["colours"]))
+        mean, std = (tuple(said["normalization"][name]) for name in ("mean", "std"))
+        inference = InferenceConfig(**said["inference"])
+        self.task = Segmentation(
+            tuned, said["classes"], OptimConfig(), TrainConfig(), inference, mean, std, said["absent"], said["ignored"]
+        )
+        self.task.to(self.device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, path: Path) -> np.ndarray:
+        """The class of every pixel of an image file, int64 [H, W].
+
+        Raises:
+            UnreadableImage: It is missing or not a whole image.
+        """
+        image = np.asarray(decode(path))
+        long, short = self.manifest["scale"]
+        scaled = torch.from_numpy(resize(image, rescaled(image.shape, (long, short)))).permute(2, 0, 1)[None]
+        shares = self.task(scaled.to(self.device), (image.shape[0], image.shape[1]))
+        return shares[0].argmax(dim=0).cpu().numpy()
+
+
+def test(predictor: MaskPredictor, overrides: Sequence[tuple[str, str]], source: str) -> tuple[Segmented, Any]:
+    """Measure an adapter on the test split of its own data, unless the overrides say another; and that data's facts.
+
+    Args:
+        predictor: The adapter.
+        overrides: `data.` keys among FREE, and their values.
+        source: Name of the adapter in errors.
+
+    Raises:
+        ConfigError: A key that cannot be changed, or a wrong value.
+        ValueError: The data is missing, or its classes are not the adapter's.
+    """
+    for key, _ in overrides:
+        if key not in {f"data.{name}" for name in FREE}:
+            hint = did_you_mean(key.removeprefix("data."), FREE, "data.")
+            raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
+    said = predictor.manifest
+    names = {"task": said["task"], "split": said["split"], "absent": said["absent"]}
+    names |= {"long_side": said["scale"][0], "short_side": said["scale"][1]}
+    config = resolve({"kind": "segmentation", "data": names}, source, overrides)
+    assert isinstance(config, SegmentationConfig)
+    data = SegmentationData(config.data, predictor.task.tuned.backbone.image_size, seed=0)
+    if list(data.classes.names) != said["classes"]:
+        raise ValueError(
+            f"{source} knows {_listed(said['classes'])}, and the data {config.data.root or config.data.task} has "
+            f"{_listed(data.classes.names)}; give --data.task and --data.root of data with the adapter's classes."
+        )
+    predictor.task.absent = config.data.absent
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    kind = "gpu" if predictor.device.type == "cuda" else "cpu"
+    trainer = L.Trainer(accelerator=kind, devices=1, logger=False, use_distributed_sampler=False)
+    trainer.test(predictor.task, datamodule=data, verbose=False)
+    assert predictor.task.evaluation is not None
+    return predictor.task.evaluation, data.provenance
+
+
+def save_mask(mask: np.ndarray, table: ClassTable, path: Path) -> None:
+    """Write class ids [H W] as a PNG in the classes' colours that still holds the ids; of 16 bits above 256 classes."""
+    if len(table.names) > 256:
+        Image.fromarray(mask.astype(np.uint16)).save(path)
+        return
+    picture = Image.fromarray(mask.astype(np.uint8))
+    picture.putpalette([channel for colour in table.colours for channel in colour])
+    picture.save(path)
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})"
