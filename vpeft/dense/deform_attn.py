@@ -104,7 +104,7 @@ def centres(sizes: Sequence[Size], device: torch.device) -> Tensor:
 def sample(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples, [B Q M*D], of float32 tensors.
 
-    The backward pass computes the places once more: between the passes nothing is kept but the arguments.
+    The backward pass finds the cells once more: between the passes nothing is kept but the arguments.
 
     Args:
         value: The maps of all levels, [B S M D].
@@ -123,18 +123,11 @@ class _Sample(torch.autograd.Function):
         batch, queries, heads = weights.shape[:3]
         out = value.new_zeros(batch * queries * heads, value.shape[-1])
         for level, cells in enumerate(value.split([h * w for h, w in sizes], dim=1)):
-            h, w = sizes[level]
-            row, share, _ = _cells(locations[:, :, :, level], (h, w))
-            down, right = (w + 2) * heads, heads
-            rows = torch.stack([row, row + right, row + down, row + down + right], dim=-1)  # of the four corners
-            x, y = share.unbind(-1)
-            bottom = weights[:, :, :, level] * y
-            top = weights[:, :, :, level] - bottom
-            right_top, right_bottom = top * x, bottom * x
-            parts = torch.stack([top - right_top, right_top, bottom - right_bottom, right_bottom], dim=-1)
-            out += F.embedding_bag(
-                rows.view(len(out), -1), _table(cells, (h, w)), per_sample_weights=parts.view(len(out), -1), mode="sum"
-            )
+            row, (x, _), (y, _) = _cells(locations[:, :, :, level], sizes[level])
+            table, first = _table(cells, sizes[level]), _firsts(row)
+            for step, part in zip(_steps(sizes[level], heads), _parts(weights[:, :, :, level], x, y), strict=True):
+                rows = (row + step).flatten()
+                out += F.embedding_bag(rows, table, first, per_sample_weights=part.flatten(), mode="sum")
         return out.view(batch, queries, -1)
 
     @staticmethod
@@ -153,32 +146,46 @@ def _backward(grad: Tensor, cells: Tensor, at: Tensor, weights: Tensor, size: Si
     """Gradients of one level's cells, places and weights; grad is [N D], a row for each query and head."""
     (h, w), heads, points = size, weights.shape[2], weights.shape[-1]
     table = _table(cells, size)
-    row, share, inside = _cells(at, size)
+    row, (x, near_x), (y, near_y) = _cells(at, size)
     # Corner by corner, a cell gathers from the samples to its lower right: a bag of rows of `grad`, in sorted order.
     key, order = row.flatten().sort()
     bags = torch.searchsorted(key, torch.arange(len(table), dtype=torch.int32, device=key.device), out_int32=True)
     reads = (order // points).int()
     sample_of = torch.arange(len(grad), dtype=torch.int32, device=key.device).repeat_interleave(points)
-    first = torch.arange(0, row.numel(), points, dtype=torch.int32, device=key.device)
-    to_table, to_weights, to_share = torch.zeros_like(table), torch.zeros_like(weights), torch.zeros_like(share)
-    x, y = share.unbind(-1)
-    for bottom in (0, 1):
-        for right in (0, 1):
-            step = (bottom * (w + 2) + right) * heads
-            in_x, in_y = (x if right else 1 - x), (y if bottom else 1 - y)
-            part = (weights * in_x * in_y).flatten()[order]
-            gathered = F.embedding_bag(reads, grad, bags, per_sample_weights=part, mode="sum")
-            to_table[step:] += gathered[: len(table) - step]
-            # <grad, corner> of every sample; torch has no public name for it.
-            dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                grad, table, (row + step).flatten(), first, sample_of, 0
-            ).view(weights.shape)
-            to_weights += dot * in_x * in_y
-            to_share[..., 0] += dot * in_y if right else -dot * in_y
-            to_share[..., 1] += dot * in_x if bottom else -dot * in_x
-    scale = torch.tensor((w, h), dtype=share.dtype, device=share.device)
-    to_cells = to_table.view(-1, h + 2, w + 2, *cells.shape[2:])[:, 1:-1, 1:-1].flatten(1, 2)
-    return to_cells, to_share * (weights[..., None] * inside * scale), to_weights
+    first = _firsts(row)
+    dots, to_cells = [], torch.zeros_like(cells.unflatten(1, size))
+    for corner, (step, part) in enumerate(zip(_steps(size, heads), _parts(weights, x, y), strict=True)):
+        sums = F.embedding_bag(reads, grad, bags, per_sample_weights=part.flatten()[order], mode="sum")
+        top, left = 1 - corner // 2, 1 - corner % 2
+        to_cells += sums.view(-1, h + 2, w + 2, *cells.shape[2:])[:, top : top + h, left : left + w]
+        # <grad, corner> of every sample; torch has no public name for it.
+        dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            grad, table, (row + step).flatten(), first, sample_of, 0
+        )
+        dots.append(dot.view(weights.shape))
+    upper, lower = dots[0].lerp(dots[1], x), dots[2].lerp(dots[3], x)
+    to_x = (dots[1] - dots[0]).lerp(dots[3] - dots[2], y) * (weights * near_x * w)
+    to_y = (lower - upper) * (weights * near_y * h)
+    return to_cells.flatten(1, 2), torch.stack([to_x, to_y], dim=-1), upper.lerp(lower, y)
+
+
+def _steps(size: Size, heads: int) -> tuple[int, int, int, int]:
+    """From the row of an upper left cell to those of the corners: upper left and right, lower left and right."""
+    below = (size[1] + 2) * heads
+    return 0, heads, below, below + heads
+
+
+def _parts(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What each corner counts, the weight of the sample in it."""
+    lower = weights * y
+    upper = weights - lower
+    upper_right, lower_right = upper * x, lower * x
+    return upper - upper_right, upper_right, lower - lower_right, lower_right
+
+
+def _firsts(row: Tensor) -> Tensor:
+    """Where the samples of each query and head begin among all of them."""
+    return torch.arange(0, row.numel(), row.shape[-1], dtype=torch.int32, device=row.device)
 
 
 def _table(cells: Tensor, size: Size) -> Tensor:
@@ -187,18 +194,23 @@ def _table(cells: Tensor, size: Size) -> Tensor:
     return maps.reshape(-1, cells.shape[-1])
 
 
-def _cells(at: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Of places [B Q M P 2] in a map: the row of the upper left cell in its table, how far the place is from there
-    to the lower right one, and whether it is near enough to the map for that to matter."""
+def _cells(at: Tensor, size: Size) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Of places [B Q M P 2] in a map: the row of the upper left cell in its table, and for x and for y how far the
+    place is from that cell's middle, in cells, and whether it is near enough to the map for that to matter."""
     batch, _, heads = at.shape[:3]
-    h, w = size
-    scale = torch.tensor((w, h), dtype=at.dtype, device=at.device)
-    at = at * scale - 0.5
-    inside = (at > -1) & (at < scale)
-    at = at.clamp(min=torch.full_like(scale, -1), max=scale)
-    corner = at.int() - (at < 0).int()  # floor, within -1..; what is not a number stays so in `share`
-    corner = torch.stack([corner[..., 0].clamp(-1, w - 1), corner[..., 1].clamp(-1, h - 1)], dim=-1)
-    image = torch.arange(batch, dtype=torch.int32, device=at.device).view(-1, 1, 1, 1)
-    head = torch.arange(heads, dtype=torch.int32, device=at.device)[:, None]
-    x, y = (corner + 1).unbind(-1)
-    return ((image * (h + 2) + y) * (w + 2) + x) * heads + head, at - corner, inside
+    (h, w), device = size, at.device
+    x, beyond_x, near_x = _axis(at[..., 0], w)
+    y, beyond_y, near_y = _axis(at[..., 1], h)
+    image = torch.arange(batch, dtype=torch.int32, device=device).view(-1, 1, 1, 1)
+    head = torch.arange(heads, dtype=torch.int32, device=device)[:, None]
+    row = ((image * (h + 2) + y) * (w + 2) + x) * heads + head
+    return row, (beyond_x, near_x), (beyond_y, near_y)
+
+
+def _axis(at: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same along one axis; the cell is counted with the border."""
+    at = at * cells - 0.5
+    near = (at > -1) & (at < cells)
+    at = at.clamp(-1, cells)
+    cell = at.floor().int().clamp(-1, cells - 1)  # as an integer: a place that is not a number has one too
+    return cell + 1, at - cell, near
