@@ -10,8 +10,8 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser("tools/segment.py", description="Free-text classes in an image, as a picture with a legend.")
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--classes", required=True, metavar='"A, B, C"', help="names, separated by commas")
-    parser.add_argument("--model", default="san_vit_b16", help="san_vit_b16 (default) or san_vit_l14")
-    parser.add_argument("--weights", metavar="FILE", help="SAN's weights: of this project, or an official checkpoint")
+    parser.add_argument("--model", help="of an official checkpoint: san_vit_b16 (default) or san_vit_l14")
+    parser.add_argument("--weights", metavar="FILE", help="san.safetensors of a run, or an official checkpoint")
     parser.add_argument(
         "--clip", metavar="FILE", help="CLIP's weights, where neither the checkpoint nor a hub has them"
     )

@@ -22,6 +22,7 @@ import yaml
 
 from vpeft import protocols
 from vpeft.data.tables import EMBEDDED
+from vpeft.dense.openvocab_schema import OpenVocabConfig
 from vpeft.dense.segmentation_schema import SegmentationConfig
 from vpeft.nearest import did_you_mean
 from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes, values
@@ -30,9 +31,15 @@ from vpeft.yaml_file import load_yaml, read_yaml
 
 __all__ = ["Config", "ConfigError", "DataConfig", "HeadConfig", "OptimConfig", "TrainConfig", "parse", "to_yaml"]
 
-AnyConfig = Config | SegmentationConfig
+# Methods on a backbone: what vpeft.run builds, and counts in epochs.
+TunedConfig = Config | SegmentationConfig
+AnyConfig = TunedConfig | OpenVocabConfig
 # The schema of every kind of run.
-KINDS: dict[str, type[AnyConfig]] = {"classification": Config, "segmentation": SegmentationConfig}
+KINDS: dict[str, type[AnyConfig]] = {
+    "classification": Config,
+    "segmentation": SegmentationConfig,
+    "openvocab": OpenVocabConfig,
+}
 
 COMMAND_LINE = "command line"
 Settings = dict[str, Setting]  # by dotted key: "method", "data.task"; in overrides also "method.prompts"
@@ -114,6 +121,8 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
         recipe = _merge(kind, recipe, [*settings.items(), *(on_embedded.items() if embedded else ())])
     settings = _merge(kind, recipe, given)
     config = _build(kind, settings, source)
+    if isinstance(config, OpenVocabConfig):
+        return config
     # Last, because the signatures of the methods cannot be read without importing torch.
     from vpeft import methods
 
@@ -151,7 +160,7 @@ def classifying(config: AnyConfig, source: str) -> Config:
 
 def departures(config: AnyConfig) -> dict[str, Any]:
     """The settings in which a configuration departs from the protocol it names, by dotted key."""
-    if config.protocol is None:
+    if isinstance(config, OpenVocabConfig) or config.protocol is None:
         return {}
     source = str(protocols.file(config.protocol))
     settings, on_embedded = _layer(type(config), protocols.read(config.protocol, "protocol"), source)

@@ -12,7 +12,7 @@ import torch
 
 import vpeft
 from vpeft import methods
-from vpeft.config import AnyConfig, departures
+from vpeft.config import AnyConfig, TunedConfig, departures
 from vpeft.job import Data, Measured, Task
 from vpeft.results.row import Row, git_commit, now, versions
 from vpeft.run_folder import RunFolder
@@ -34,7 +34,7 @@ def parameter_counts(tuned: Tuned) -> dict[str, int]:
     return counts | {"frozen": total - sum(counts.values()), "total": total}
 
 
-def method_list(config: AnyConfig) -> list[dict[str, Any]]:
+def method_list(config: TunedConfig) -> list[dict[str, Any]]:
     """The configured methods as a list, every option written out."""
     specs = methods.resolve(config.method)
     return specs if isinstance(specs, list) else [specs]
@@ -45,7 +45,7 @@ def plain_settings(config: AnyConfig) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values(config).items()}
 
 
-def describe(config: AnyConfig, task: Task, data: Data, parameters: dict[str, int]) -> str:
+def describe(config: TunedConfig, task: Task, data: Data, parameters: dict[str, int]) -> str:
     """What is about to be trained, in one line."""
     images, weights = data.provenance["counts"], task.tuned.backbone.weights
     names = "+".join(spec["name"] for spec in method_list(config))
@@ -57,7 +57,7 @@ def describe(config: AnyConfig, task: Task, data: Data, parameters: dict[str, in
     )
 
 
-def manifest(config: AnyConfig, task: Task, data: Data, row: Row) -> dict[str, Any]:
+def manifest(config: TunedConfig, task: Task, data: Data, row: Row) -> dict[str, Any]:
     """What every adapter file says about itself; `vpeft.checkpoint` adds its format and checksum."""
     return {
         "vpeft": vpeft.__version__,
@@ -76,7 +76,7 @@ def manifest(config: AnyConfig, task: Task, data: Data, row: Row) -> dict[str, A
 
 
 def result_row(
-    config: AnyConfig,
+    config: TunedConfig,
     run: RunFolder,
     task: Task,
     data: Data,
@@ -128,8 +128,8 @@ def result_row(
         val=val.measures() if val else None,
         parameters=parameters,
         time={"wall_seconds": timing.elapsed()} | timing.summary(),
-        memory={"peak_bytes": peak_memory(trainer.strategy.root_device), "of": _memory_of(trainer)},
-        device=_device(trainer),
+        memory=memory(trainer),
+        device=device(trainer),
         versions=versions(),
         git=git_commit(),
         folder=str(run.path),
@@ -141,11 +141,11 @@ def _metric(task: Task) -> str:
     return task.evaluation.metric
 
 
-def _protocol(config: AnyConfig) -> dict[str, Any] | None:
+def _protocol(config: TunedConfig) -> dict[str, Any] | None:
     return {"name": config.protocol, "changed": departures(config)} if config.protocol else None
 
 
-def _backbone(config: AnyConfig, tuned: Tuned) -> dict[str, Any]:
+def _backbone(config: TunedConfig, tuned: Tuned) -> dict[str, Any]:
     weights = tuned.backbone.weights
     return {
         "name": config.backbone,
@@ -156,7 +156,7 @@ def _backbone(config: AnyConfig, tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def _preprocessing(config: AnyConfig, task: Task, data: Data) -> dict[str, Any]:
+def _preprocessing(config: TunedConfig, task: Task, data: Data) -> dict[str, Any]:
     return {
         "normalization": {
             "name": config.normalization,
@@ -171,11 +171,14 @@ def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
     return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{name}.")}
 
 
-def _memory_of(trainer: L.Trainer) -> str:
-    return "tensors on the GPU" if trainer.strategy.root_device.type == "cuda" else "the process"
+def memory(trainer: L.Trainer) -> dict[str, Any]:
+    """The most that was held, and of what."""
+    place = trainer.strategy.root_device
+    return {"peak_bytes": peak_memory(place), "of": "tensors on the GPU" if place.type == "cuda" else "the process"}
 
 
-def _device(trainer: L.Trainer) -> dict[str, Any]:
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def device(trainer: L.Trainer) -> dict[str, Any]:
+    """What computed."""
+    place = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
     return {"name": name, "processes": trainer.world_size, "threads": torch.get_num_threads()}

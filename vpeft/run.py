@@ -20,7 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from vpeft import methods, protocols, run_folder
 from vpeft.backbones.weights import check_file
 from vpeft.checkpoint import save_adapter
-from vpeft.config import AnyConfig, Config, ConfigError, TrainConfig, to_yaml
+from vpeft.config import AnyConfig, Config, ConfigError, TrainConfig, TunedConfig, to_yaml
+from vpeft.dense.openvocab_schema import OpenVocabConfig
 from vpeft.fetch import write_atomic
 from vpeft.job import Data, Job, Task
 from vpeft.record import describe, manifest, method_list, parameter_counts, plain_settings, result_row
@@ -40,7 +41,7 @@ LOG_EVERY = 10  # batches between two points of the training curves
 BUILDERS = {"classification": "vpeft.tasks.build", "segmentation": "vpeft.dense.build"}
 
 
-Kind = TypeVar("Kind", bound=AnyConfig)
+Kind = TypeVar("Kind", bound=TunedConfig)
 
 
 def train(config: AnyConfig) -> Mapping[str, Any]:
@@ -58,6 +59,10 @@ def train(config: AnyConfig) -> Mapping[str, Any]:
         FloatingPointError: The loss or a trained weight is no longer a number.
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
+    if isinstance(config, OpenVocabConfig):
+        from vpeft.dense import openvocab_run
+
+        return openvocab_run.train(config)
     config = complete(config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
@@ -77,18 +82,18 @@ def complete(config: Kind) -> Kind:
     return dataclasses.replace(config, method=methods.resolve(config.method), data=data)
 
 
-def assemble(config: AnyConfig) -> Job:
+def assemble(config: TunedConfig) -> Job:
     """What a configuration trains, and on what; nothing has been written yet."""
-    _quieten()
+    quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
     return _builder(config).assemble(config)
 
 
-def _builder(config: AnyConfig) -> Any:
+def _builder(config: TunedConfig) -> Any:
     return importlib.import_module(BUILDERS[config.kind])
 
 
-def check(config: AnyConfig) -> None:
+def check(config: TunedConfig) -> None:
     """Refuse settings that cannot work, before anything is loaded.
 
     Raises:
@@ -109,7 +114,6 @@ def check(config: AnyConfig) -> None:
             f"train.selection best_val chooses among evaluations, and train.val_every {train.val_every} leaves only "
             f"that of the last of {train.epochs} epochs; lower it."
         )
-    on_gpu = torch.cuda.is_available() and train.accelerator != "cpu"
     if train.strategy == "fsdp" and (train.ema or train.selection == "best_val"):
         raise ConfigError("train.strategy fsdp keeps no second set of weights: leave out train.ema and best_val.")
     if train.strategy == "fsdp" and (looking := _preparing(config)):
@@ -119,11 +123,20 @@ def check(config: AnyConfig) -> None:
         )
     if train.strategy == "fsdp" and train.precision == "16-mixed":
         raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
-    if train.precision == "16-mixed" and not on_gpu:
+    check_precision(train.precision, train.accelerator)
+
+
+def check_precision(precision: str, accelerator: str) -> None:
+    """Refuse 16-mixed where there is no GPU.
+
+    Raises:
+        ConfigError: It is asked for on a CPU.
+    """
+    if precision == "16-mixed" and (accelerator == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
 
 
-def _preparing(config: AnyConfig) -> list[str]:
+def _preparing(config: TunedConfig) -> list[str]:
     """The methods, and the kind of head, that look at images before they train on them."""
     names = [spec["name"] for spec in method_list(config)]
     looking = [name for name in names if issubclass(methods.METHODS[name], methods.Preparing)]
@@ -131,7 +144,7 @@ def _preparing(config: AnyConfig) -> list[str]:
     return looking + [head] * (head in ("label_mapping", "active_features"))
 
 
-def _task_of(config: AnyConfig) -> str:
+def _task_of(config: TunedConfig) -> str:
     """The task in the data, found before a backbone is fetched for it, as is a file in `pretrained`."""
     task = _builder(config).find(config)
     if config.pretrained not in ("auto", "none"):
@@ -139,7 +152,7 @@ def _task_of(config: AnyConfig) -> str:
     return task
 
 
-def build_trainer(config: AnyConfig, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
+def build_trainer(config: TunedConfig, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
     """Lightning's Trainer of a configuration, with everything that writes into the run's folder."""
     settings = config.train
     callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite()]
@@ -181,7 +194,7 @@ def _sharding(settings: TrainConfig) -> ModelParallelStrategy:
     return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
-def _run(config: AnyConfig, run: RunFolder, job: Job, timing: Timing) -> Mapping[str, Any]:
+def _run(config: TunedConfig, run: RunFolder, job: Job, timing: Timing) -> Mapping[str, Any]:
     task, data = job.task, job.data
     best = BestOnVal() if config.train.selection == "best_val" else None
     average = RunningAverage(config.train.ema) if config.train.ema else None
@@ -206,7 +219,7 @@ def _run(config: AnyConfig, run: RunFolder, job: Job, timing: Timing) -> Mapping
     return row
 
 
-def _save(config: AnyConfig, run: RunFolder, task: Task, data: Data, row: Row, trainer: L.Trainer) -> None:
+def _save(config: TunedConfig, run: RunFolder, task: Task, data: Data, row: Row, trainer: L.Trainer) -> None:
     tuned = task.tuned
     if config.train.strategy == "fsdp":  # what this process holds is a share; the last checkpoint is whole
         state = torch.load(run.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
@@ -239,7 +252,7 @@ def new_run(config: AnyConfig) -> RunFolder:
     return run
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Lightning's hints about what is arranged here on purpose."""
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)

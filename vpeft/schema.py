@@ -236,7 +236,7 @@ _BOUNDS: list[tuple[str, Callable[[float, float], bool], dict[str, float]]] = [
     (
         "above",
         operator.gt,
-        {"optim.lr": 0, "optim.power": 0, "optim.layer_decay": 0, "train.clip": 0, "train.ema": 0},
+        {"optim.lr": 0, "optim.power": 0, "optim.layer_decay": 0, "optim.clip": 0, "train.clip": 0, "train.ema": 0},
     ),
     (
         "below",
@@ -270,15 +270,15 @@ def mistakes(config: Any) -> Iterator[tuple[str, str]]:
         for key, bound in bounds.items():
             if settings.get(key) is not None and not holds(settings[key], bound):
                 yield key, f"{key} must be {words} {bound}, not {settings[key]}"
-    size = config.image_size
+    size = settings.get("image_size")
     if size is not None and (min([size] if isinstance(size, int) else size, default=0) < 1):
         yield "image_size", f"image_size must be above 0, not {size}"
     if isinstance(size, list) and len(size) != 2:
         yield "image_size", f"image_size must be one side or [height, width], not {len(size)} numbers"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
-    warmup, epochs = config.optim.warmup_epochs, config.train.epochs
-    if warmup >= epochs:
+    warmup, epochs = settings.get("optim.warmup_epochs"), settings.get("train.epochs")
+    if warmup is not None and epochs is not None and warmup >= epochs:
         yield (
             "optim.warmup_epochs",
             f"optim.warmup_epochs is {warmup:g} and train.epochs is {epochs}: the learning rate would never reach its "

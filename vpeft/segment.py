@@ -19,7 +19,7 @@ from vpeft.data.openvocab import resized
 from vpeft.data.openvocab_benchmarks import class_names
 from vpeft.dense.openvocab_schema import MaskLossConfig, PolyOptimConfig
 from vpeft.dense.san_text import check_classes
-from vpeft.dense.san_weights import MODELS, create, find
+from vpeft.dense.san_weights import MODELS, create, create_trained, find, read_manifest
 from vpeft.nearest import did_you_mean
 from vpeft.tasks.openvocab import OpenVocab
 
@@ -44,9 +44,10 @@ class Segmenter:
     """A SAN with trained weights.
 
     Args:
-        model: A key of `vpeft.dense.san_weights.MODELS`.
-        weights: File of this project or official checkpoint; None is the official one in the cache.
-        clip: File of CLIP's weights, both towers; None takes those in `weights`, in the cache, or of the hub.
+        model: A key of `vpeft.dense.san_weights.MODELS`; None is that of `weights`, or san_vit_b16.
+        weights: san.safetensors of a run, or official checkpoint; None is the official one in the cache.
+        clip: File of CLIP's weights, both towers; None takes those in `weights`, those that the run had, those in the
+            cache, or the hub's.
         device: Torch's name of a device.
 
     Raises:
@@ -56,12 +57,22 @@ class Segmenter:
     """
 
     def __init__(
-        self, model: str = "san_vit_b16", weights: str | None = None, clip: str | None = None, device: str = "cpu"
+        self, model: str | None = None, weights: str | None = None, clip: str | None = None, device: str = "cpu"
     ) -> None:
-        if model not in MODELS:
+        if model is not None and model not in MODELS:
             raise ValueError(f"--model: there is no SAN '{model}'; {did_you_mean(model, MODELS)}")
-        config = replace(MODELS[model], weights=str(find(model, weights)), pretrained=clip or "auto")
-        self.task = OpenVocab(create(config), None, {}, MaskLossConfig(), PolyOptimConfig()).to(device).eval()
+        file = find(model or "san_vit_b16", weights)
+        manifest = read_manifest(file)
+        self.sides: tuple[int, int] = (640, 2560)
+        if manifest is None:
+            config = replace(MODELS[model or "san_vit_b16"], weights=str(file), pretrained=clip or "auto")
+            san = create(config)
+        elif model is not None and (trained := manifest["model"]["clip"]) != MODELS[model].clip:
+            raise ValueError(f"--model {model}: {file} was trained on {trained}; leave out --model, the file says it.")
+        else:
+            san = create_trained(file, manifest, clip)
+            self.sides = (manifest["data"]["short_side"], manifest["data"]["long_side"])
+        self.task = OpenVocab(san, None, {}, MaskLossConfig(), PolyOptimConfig()).to(device).eval()
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, classes: Sequence[str], others: Others = "coco") -> np.ndarray:
@@ -76,7 +87,7 @@ class Segmenter:
         check_classes(classes)
         asked = {name.strip().lower() for name in classes}
         competing = [name for name in class_names("coco_stuff171") if others == "coco" and name not in asked]
-        pixels = resized(image)[None].to(self.task.device)
+        pixels = resized(image, *self.sides)[None].to(self.task.device)
         found = self.task(pixels, [*classes, *competing], (image.height, image.width))
         return found[0].clamp(max=len(classes)).cpu().numpy()
 

@@ -65,6 +65,15 @@ def test_another_weight_of_the_tower_makes_them_anew(text):
     assert not torch.allclose(text(["cat"])[0], before[0])
 
 
+def test_training_of_the_position_table_makes_none_anew(text):
+    text(["cat"])
+    (tower,) = text._tower
+    with torch.no_grad():
+        tower.visual.positional_embedding.add_(1.0)
+    text(["cat"])
+    assert len(text.tokenize.sentences) == 2
+
+
 def test_the_background_learns_and_the_tower_does_not(text):
     text(["cat"]).square().mul(torch.arange(24.0)).sum().backward()
     assert text.background.grad.abs().sum() > 0

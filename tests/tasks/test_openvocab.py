@@ -18,9 +18,9 @@ from vpeft.dense.openvocab_schema import (
     OpenVocabDataConfig,
     PolyOptimConfig,
     SANConfig,
-    mistakes,
 )
 from vpeft.dense.san import SAN
+from vpeft.schema import mistakes
 from vpeft.tasks.openvocab import OpenVocab, build
 from vpeft.yaml_file import read_yaml
 
@@ -58,6 +58,17 @@ def test_training_changes_only_what_is_trained_and_measures(tmp_path):
     assert 0 <= found.miou <= 1
     assert len(found.iou) == 2
     assert "val/pets/miou" in run.callback_metrics
+
+
+def test_every_supervised_block_learns_though_a_san_is_built_for_evaluation(tmp_path, monkeypatch):
+    module, seen = task(), []
+    module.san.eval()
+    loss = module.loss.forward
+    monkeypatch.setattr(
+        module.loss, "forward", lambda proposals, *rest: seen.append(proposals) or loss(proposals, *rest)
+    )
+    trainer(tmp_path, max_steps=2, val_check_interval=1).fit(module, data(own(tmp_path / "pets")))
+    assert [len(found) for found in seen] == [2, 2]
 
 
 def test_a_checkpoint_holds_what_is_trained_and_resumes(tmp_path):

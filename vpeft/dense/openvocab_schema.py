@@ -15,7 +15,8 @@ class SANConfig:
     Args:
         clip: `MODEL/TAG` in open_clip's words.
         pretrained: Of CLIP: `auto`; `none` for random weights; or the path of a file that holds both towers.
-        weights: Trained weights of SAN to begin with, this project's or the official ones; None begins anew.
+        weights: Trained weights of SAN to begin with, or to evaluate with `train.steps` 0: san.safetensors of a run or
+            an official checkpoint; None begins anew.
         taps: Blocks of CLIP after which its maps are fused into the side network; recognition begins after the last.
         clip_scale: Size of CLIP's image as a fraction of the side network's.
         templates: Sentences with {} for a class; an empty list stands for ViLD's 14.
@@ -127,7 +128,7 @@ class StepsConfig:
     """How the run goes.
 
     Args:
-        steps: Optimiser steps.
+        steps: Optimiser steps; 0 trains nothing and evaluates `model.weights`, without any training images.
         val_every: Steps between evaluations.
         precision: Of the forward and backward pass, in Lightning's words; the official runs are 16-mixed.
         accelerator: Lightning's accelerator.
@@ -157,8 +158,8 @@ class OpenVocabConfig:
         optim: Optimiser and schedule.
         train: How the run goes.
         seed: Of initialisation, order, points and changes of images.
-        output: Folder that receives one folder a run.
-        name: The run's folder; None is made from CLIP, training data and seed.
+        output: Folder that receives one folder a run, and results.jsonl.
+        name: The run's folder; None is made from task, CLIP and seed.
     """
 
     kind: Literal["openvocab"] = "openvocab"
@@ -171,39 +172,42 @@ class OpenVocabConfig:
     output: Path = Path("runs")
     name: str | None = None
 
+    @property
+    def task(self) -> str:
+        """What it is trained on, or evaluated on where nothing is trained; of a folder its name."""
+        names = [self.data.train] if self.train.steps else self.data.tests
+        return "+".join(Path(name).expanduser().name for name in names)
 
-def mistakes(config: OpenVocabConfig) -> Iterator[tuple[str, str]]:
-    """Every setting out of its range: its dotted key and the sentence that says so."""
-    data, loss = config.data, config.loss
-    at_least_one = {
-        "model.queries": config.model.queries,
-        "data.crop": data.crop,
-        "data.short_side": data.short_side,
-        "data.batch_size": data.batch_size,
-        "loss.points": loss.points,
-        "train.steps": config.train.steps,
-        "train.val_every": config.train.val_every,
-        "data.sizes": min(data.sizes, default=1),
-    }
-    for key, value in at_least_one.items():
-        if value < 1:
-            yield key, f"{key} must be at least 1, not {value}"
-    above_zero = {
-        "model.clip_scale": config.model.clip_scale,
-        "optim.lr": config.optim.lr,
-        "optim.clip": config.optim.clip,
-    }
-    for key, value in above_zero.items():
-        if value <= 0:
-            yield key, f"{key} must be above 0, not {value}"
-    for key, value in {"data.flip": data.flip, "loss.importance": loss.importance}.items():
-        if not 0 <= value <= 1:
-            yield key, f"{key} must be from 0 to 1, not {value}"
-    if loss.oversample < 1:
-        yield "loss.oversample", f"loss.oversample must be at least 1, not {loss.oversample}"
-    if data.crop % 32:
-        yield "data.crop", f"data.crop must be a multiple of 32, not {data.crop}; take {data.crop // 32 * 32 + 32}"
-    if data.long_side < data.short_side:
-        yield "data.long_side", f"data.long_side {data.long_side} is below data.short_side {data.short_side}"
-    if not data.tests:
-        yield "data.tests", "data.tests is empty; name at least one data set to evaluate"
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""
+        model, data, loss, train = self.model, self.data, self.loss, self.train
+        at_least_one = {
+            "model.queries": model.queries,
+            "data.crop": data.crop,
+            "data.short_side": data.short_side,
+            "data.sizes": min(data.sizes, default=1),
+            "loss.points": loss.points,
+        }
+        for key, value in at_least_one.items():
+            if value < 1:
+                yield key, f"{key} must be at least 1, not {value}"
+        if model.clip_scale <= 0:
+            yield "model.clip_scale", f"model.clip_scale must be above 0, not {model.clip_scale}"
+        for key, value in {"data.flip": data.flip, "loss.importance": loss.importance}.items():
+            if not 0 <= value <= 1:
+                yield key, f"{key} must be from 0 to 1, not {value}"
+        if loss.oversample < 1:
+            yield "loss.oversample", f"loss.oversample must be at least 1, not {loss.oversample}"
+        if data.crop % 32:
+            yield "data.crop", f"data.crop must be a multiple of 32, not {data.crop}; take {data.crop // 32 * 32 + 32}"
+        if data.long_side < data.short_side:
+            yield "data.long_side", f"data.long_side {data.long_side} is below data.short_side {data.short_side}"
+        if not data.tests:
+            yield "data.tests", "data.tests is empty; name at least one data set to evaluate"
+        if train.steps < 0:
+            yield "train.steps", f"train.steps must be at least 0, not {train.steps}"
+        if train.steps == 0 and model.weights is None:
+            yield (
+                "train.steps",
+                "train.steps 0 evaluates trained weights, and there are none; give --model.weights FILE",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vpeft.data.masks import ClassTable
+from vpeft.dense.iou import Scores
 
 IGNORED = (0, 0, 0)
 
@@ -52,8 +54,8 @@ class SegmentedPictures(L.Callback):
         task: Any = pl_module
         board, step = trainer.logger.experiment, trainer.global_step
         board.add_figure("test/predictions", figure(self._kept, self.table), step)
-        board.add_text("test/iou", _iou(task), step)
-        board.add_text("parameters", _parameters(task), step)
+        board.add_text("test/iou", iou_table(task.classes, task.evaluation.scores), step)
+        board.add_text("parameters", parameter_table(task), step)
 
 
 def figure(kept: list[tuple[Tensor, Tensor, Tensor]], table: ClassTable, columns: int = 2) -> Any:
@@ -87,15 +89,16 @@ def colours(mask: Tensor, table: ClassTable) -> np.ndarray:
     return palette[np.where(mask.numpy() == table.ignore, len(table.colours), mask.numpy())]
 
 
-def _iou(task: Any) -> str:
-    found = task.evaluation.scores
+def iou_table(classes: Sequence[str], found: Scores) -> str:
+    """IoU and accuracy of every class, and their means, in Markdown."""
     lines = ["| class | IoU | accuracy |", "|---|---:|---:|"]
-    for name, iou, acc in zip(task.classes, found.iou, found.acc, strict=True):
+    for name, iou, acc in zip(classes, found.iou, found.acc, strict=True):
         lines.append(f"| {name} | {_percent(iou)} | {_percent(acc)} |")
     return "\n".join([*lines, f"| **mean** | **{_percent(found.miou)}** | **{_percent(found.macc)}** |"])
 
 
-def _parameters(task: Any) -> str:
+def parameter_table(task: Any) -> str:
+    """Trained parameters of every part, in Markdown."""
     lines = ["| part | trained |", "|---|---:|"]
     for part, parameters in task.tuned.parameter_groups().items():
         lines.append(f"| {part} | {sum(p.numel() for _, p in parameters):,} |")

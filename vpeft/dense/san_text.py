@@ -80,7 +80,10 @@ class TextClassifier(nn.Module):
             ValueError: no class, an empty name, or a name that comes twice.
         """
         check_classes(classes)
-        state = self.templates, [(id(one), one._version) for one in self._tower[0].parameters()]
+        # The visual tower has no part in it, and a parameter there that is trained.
+        named = self._tower[0].named_parameters()
+        read = [(id(one), one._version) for name, one in named if not name.startswith("visual.")]
+        state = self.templates, read
         if state != self._made_with:
             self._kept, self._made_with = {}, state
         if new := [name for name in classes if name not in self._kept]:

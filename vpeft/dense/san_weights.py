@@ -1,24 +1,39 @@
 """SAN's weights: files of this project, and the checkpoints that its authors published.
 
-A file of this project holds what is trained. An official checkpoint (huggingface.co/Mendel192/san) holds that under
+A file of this project holds what is trained. Its metadata has a JSON manifest under `vpeft`:
+
+    format, vpeft, kind       format number, version of the package that wrote it, `openvocab`
+    model, seed               settings of `SANConfig`, and what random weights followed
+    clip                      sha256 of CLIP without its position table, which is trained
+    sha256                    of the tensors
+    normalization, data       mean and std; shorter and longer side of images, what was trained on and its classes
+    parameters, result        trained ones by part; the run's id and measures
+
+An official checkpoint (huggingface.co/Mendel192/san) holds that under
 other names and, where it is complete, all of CLIP too, both towers.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+import vpeft
 from vpeft.backbones.create import local_weights
-from vpeft.backbones.weights import content_hash, load_file
+from vpeft.backbones.weights import check_file, content_hash, load_file
 from vpeft.dense.openvocab_schema import SANConfig
 from vpeft.dense.san import SAN
 from vpeft.dense.san_text import VILD
-from vpeft.fetch import cache_dir
+from vpeft.fetch import cache_dir, write_atomic
 
 # The published models, and the names of their official checkpoints.
 MODELS: dict[str, SANConfig] = {
@@ -27,7 +42,9 @@ MODELS: dict[str, SANConfig] = {
 }
 CHECKPOINTS = {"san_vit_b16": "san_vit_b_16.pth", "san_vit_l14": "san_vit_large_14.pth"}
 
+FORMAT = 1
 _SIDE = "side_adapter_network."
+_TABLE = "visual.positional_embedding"  # trained
 _NAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"side_adapter_network\.vit_model\.", "side.vit."),
     (r"side_adapter_network\.query_embed$", "side.queries"),
@@ -118,8 +135,14 @@ def load(san: SAN, path: Path) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no file of weights, or of another model.
+        ValueError: it is no file of weights, of another model, or was trained on another CLIP.
     """
+    manifest = read_manifest(path)
+    if manifest and clip_hash(san) != manifest["clip"]["sha256"]:
+        raise ValueError(
+            f"{path} was trained on other weights of {manifest['model']['clip']} than these; give the file of those "
+            "(model.pretrained, or --clip of tools/segment.py)."
+        )
     state = load_file(path)
     if is_official(state):
         state = translate(state, san.taps[-1])
@@ -132,6 +155,84 @@ def load(san: SAN, path: Path) -> str:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return content_hash(state)
+
+
+def save(path: Path, san: SAN, config: SANConfig, seed: int, said: Mapping[str, Any]) -> str:
+    """Write what is trained, atomically, with a manifest; returns the content hash.
+
+    Args:
+        path: The file.
+        san: What has been trained.
+        config: It was built with this.
+        seed: And this.
+        said: The rest of the manifest.
+    """
+    tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in san.delta().items()}
+    start = config.weights and Path(config.weights).expanduser()
+    # The file that training began with is not needed again, unless CLIP comes from it.
+    kept = str(start.resolve()) if start and config.pretrained == "auto" and holds_clip(start) else None
+    found = {
+        "format": FORMAT,
+        "vpeft": vpeft.__version__,
+        "kind": "openvocab",
+        "model": asdict(config) | {"weights": kept},
+        "seed": seed,
+        "clip": {"sha256": clip_hash(san)},
+        "sha256": content_hash(tensors),
+        **said,
+    }
+    metadata = {"format": "pt", "vpeft": json.dumps(found)}
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+    return found["sha256"]
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """What a file says about itself; None of one that is not of this project.
+
+    Raises:
+        ValueError: it is of another kind of run or of a newer format.
+    """
+    check_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("vpeft")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}); copy or download it again.") from error
+    if text is None:
+        return None
+    found = json.loads(text)
+    if found.get("kind") != "openvocab":
+        raise ValueError(f"{path} is an adapter of kind {found.get('kind', 'classification')}, not the weights of SAN.")
+    if found["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {found['format']} (written by vpeft {found['vpeft']}); vpeft {vpeft.__version__} reads "
+            f"up to {FORMAT}. Install a newer vpeft."
+        )
+    return found
+
+
+def create_trained(path: Path, manifest: Mapping[str, Any], clip: str | None = None) -> SAN:
+    """The SAN that a file of this project holds.
+
+    Args:
+        path: The file.
+        manifest: Its own.
+        clip: File of CLIP's weights, where they are no longer where training found them.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: as `create` and `load`.
+    """
+    config = SANConfig(**manifest["model"])
+    san = create(replace(config, pretrained=clip) if clip else config, manifest["seed"])
+    load(san, path)
+    return san
+
+
+def clip_hash(san: SAN) -> str:
+    """Content hash of what is frozen: CLIP, both towers, without the position table."""
+    return content_hash({name: one for name, one in san.clip.state_dict().items() if name != _TABLE})
 
 
 def holds_clip(path: Path) -> bool:

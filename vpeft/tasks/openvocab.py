@@ -72,6 +72,9 @@ class OpenVocab(L.LightningModule):
         """What CLIP and the side network see of uint8 images."""
         return (images.float() / 255 - self.mean) / self.std
 
+    def on_fit_start(self) -> None:
+        self.san.train()  # proposals of every supervised block; Lightning leaves the mode that it finds
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         table, loss = self.train_table, self.loss
         assert table is not None, "configure_optimizers refuses a module without training data"
@@ -116,12 +119,13 @@ class OpenVocab(L.LightningModule):
         if self.loss is None:
             raise ValueError("There are no training data: build the module with the table of what is trained on.")
         undecayed = self.san.undecayed()
-        groups: dict[float, list[torch.nn.Parameter]] = {self.optim.weight_decay: [], 0.0: []}
-        for name, parameter in self.san.trained().items():
-            groups[0.0 if name in undecayed else self.optim.weight_decay].append(parameter)
-        built = torch.optim.AdamW(
-            [{"params": members, "weight_decay": decay} for decay, members in groups.items()], lr=self.optim.lr
-        )
+        trained = self.san.trained()
+        groups = [
+            {"name": "san", "params": [trained[name] for name in trained if name not in undecayed]},
+            {"name": "san_undecayed", "params": [trained[name] for name in trained if name in undecayed]},
+        ]
+        groups[1]["weight_decay"] = 0.0
+        built = torch.optim.AdamW(groups, lr=self.optim.lr, weight_decay=self.optim.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
         poly = torch.optim.lr_scheduler.PolynomialLR(built, total_iters=steps, power=self.optim.power)
         return {"optimizer": built, "lr_scheduler": {"scheduler": poly, "interval": "step"}}
@@ -159,7 +163,7 @@ def build(config: OpenVocabConfig, training: bool = True) -> tuple[OpenVocab, Op
     """The module and the data of a configuration.
 
     Args:
-        config: Checked with `vpeft.dense.openvocab_schema.mistakes`.
+        config: Checked with `vpeft.schema.mistakes`.
         training: False for an evaluation, which needs no training images.
 
     Raises:

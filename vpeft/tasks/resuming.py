@@ -20,6 +20,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from vpeft.fetch import write_atomic
 from vpeft.tasks.optimisation import learning_rates
 
+ADVICE = "Try a lower optim.lr, a longer optim.warmup_epochs, --train.clip 1.0, or --train.precision 32-true."
+
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes beside the target and renames: a full disk or a kill leaves the previous checkpoint."""
@@ -134,10 +136,12 @@ class Finite(L.Callback):
 
     Args:
         every: Batches between two looks on a GPU.
+        model: Attribute of the LightningModule whose `delta()` is what is trained.
+        advice: What to try, for the message.
     """
 
-    def __init__(self, every: int = 50) -> None:
-        self.every = every
+    def __init__(self, every: int = 50, model: str = "tuned", advice: str = ADVICE) -> None:
+        self.every, self.model, self.advice = every, model, advice
         self._bad: torch.Tensor | None = None  # first optimiser step with a bad loss in this process, or infinity
 
     def on_train_batch_end(
@@ -162,21 +166,23 @@ class Finite(L.Callback):
         # The step of the process that met it first: the others have a finite loss and end with it.
         step = float(trainer.strategy.reduce(self._bad, reduce_op="min"))
         if step != torch.inf:
-            raise _diverged(trainer, f"The loss is not a finite number in optimiser step {int(step)}")
+            raise _diverged(trainer, f"The loss is not a finite number in optimiser step {int(step)}", self.advice)
 
     def _look_at_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        tuned: Any = pl_module.tuned
-        bad = [name for name, value in tuned.delta().items() if not torch.isfinite(value).all()]
+        model: Any = getattr(pl_module, self.model)
+        bad = [name for name, value in model.delta().items() if not torch.isfinite(value).all()]
         # Each process has its own statistics of a BatchNorm, and under FSDP its own share of the weights.
         if not trainer.strategy.reduce_boolean_decision(not bad, all=True):
             where = f" ({', '.join(bad[:3])})" if bad else ""
-            raise _diverged(trainer, f"Trained weights{where} are not finite numbers after step {trainer.global_step}")
+            what = f"Trained weights{where} are not finite numbers after step {trainer.global_step}"
+            raise _diverged(trainer, what, self.advice)
 
 
-def _diverged(trainer: L.Trainer, what: str) -> FloatingPointError:
+def _diverged(trainer: L.Trainer, what: str, advice: str) -> FloatingPointError:
     rates = " and ".join(f"{lr:.3g} ({name})" for name, lr in learning_rates(trainer.optimizers[0]).items())
-    epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+    epoch = trainer.current_epoch + 1
+    if trainer.max_epochs and trainer.max_epochs > 0:  # -1 where steps are counted
+        epoch = min(epoch, trainer.max_epochs)
     return FloatingPointError(
-        f"{what} of {trainer.estimated_stepping_batches} (epoch {epoch}), at a learning rate of {rates}. Try a lower "
-        "optim.lr, a longer optim.warmup_epochs, --train.clip 1.0, or --train.precision 32-true."
+        f"{what} of {trainer.estimated_stepping_batches} (epoch {epoch}), at a learning rate of {rates}. {advice}"
     )

@@ -55,16 +55,18 @@ class Timing(L.Callback):
         self._before, self._since = 0.0, time.perf_counter()
         self._started: float | None = None
         self._evaluating = 0.0
-        self._images = 0
+        self._images = self._batches = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started, self._evaluating, self._images = time.perf_counter(), 0.0, 0
+        self._started, self._evaluating = time.perf_counter(), 0.0
+        self._images = self._batches = 0
         self.waiting.reset()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += len(batch["index"]) * trainer.world_size
+        self._batches += 1
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._evaluating -= time.perf_counter()
@@ -78,7 +80,7 @@ class Timing(L.Callback):
         seconds = time.perf_counter() - self._started - self._evaluating
         epoch = {
             "seconds": seconds,
-            "steps": float(trainer.num_training_batches),
+            "steps": float(self._batches),
             "images": float(self._images),
             "waiting": self.waiting.seconds,
         }

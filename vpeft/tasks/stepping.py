@@ -1,0 +1,77 @@
+"""What a run that counts in steps has in place of epochs: its checkpoints, and the lines it prints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+
+from vpeft.tasks.resuming import LastCheckpoint
+
+
+class StepCheckpoint(LastCheckpoint):
+    """Writes last.ckpt before every evaluation, every `every` steps, after the last one, and before leaving.
+
+    An epoch may be one step or many thousand, so its end is no measure of what is lost.
+
+    Args:
+        path: The file.
+        hint: What resumes the run, for the message.
+        val_every: Steps between evaluations.
+        every: Steps between two checkpoints.
+    """
+
+    def __init__(self, path: Path, hint: str, val_every: int, every: int = 1000) -> None:
+        super().__init__(path, hint)
+        self.val_every, self.every = val_every, every
+        self._saved = -1  # the step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stopping, step = self._stopping(trainer), trainer.global_step
+        if stopping or step % self.val_every == 0 or step % self.every == 0 or step >= trainer.max_steps:
+            self._save(trainer)
+            self._saved = step
+        if stopping:
+            self._leave(trainer, f"after step {step}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nothing: under max_steps Lightning goes on wrongly from a checkpoint of an epoch's end, and rightly from one
+        of its last batch."""
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if self._stopping(trainer) and self._saved == trainer.global_step:
+            self._leave(trainer, f"in the evaluation after step {trainer.global_step}")
+
+
+class StepLines(L.Callback):
+    """A plain line at each of about twenty steps and after every evaluation, where no terminal can redraw a bar.
+
+    Args:
+        tests: Names of the data sets that are evaluated.
+    """
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        self.tests = list(tests)
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        step, steps = trainer.global_step, trainer.max_steps
+        if step % max(1, steps // 20) and step != steps:
+            return
+        known = trainer.callback_metrics
+        loss = [f"loss {float(known['train/loss']):.4f}"] if "train/loss" in known else []
+        self._print(trainer, loss)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        known = trainer.callback_metrics
+        self._print(trainer, [f"{name} mIoU {float(known[f'val/{name}/miou']):.1%}" for name in self.tests])
+
+    def _print(self, trainer: L.Trainer, said: list[str]) -> None:
+        if trainer.is_global_zero:
+            parts = [f"step {trainer.global_step}/{trainer.max_steps}", *said]
+            print("  ".join([*parts, f"{time.perf_counter() - self._started:.0f} s"]), flush=True)
