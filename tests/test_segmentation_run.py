@@ -13,6 +13,8 @@ from tests.data.masked_layouts import write_folder
 from vpeft import run
 from vpeft.checkpoint import load_adapter, read_manifest
 from vpeft.config import ConfigError, parse, to_yaml
+from vpeft.data.masks import ClassTable, read_mask
+from vpeft.dense.mask_predictor import MaskPredictor, save_mask
 from vpeft.merge import merge
 from vpeft.predict import Classifier
 from vpeft.results import read_rows
@@ -150,6 +152,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
             [],
             r"config.yaml: neck.regime extractor runs the backbone without a graph, so lora would not learn",
         ),
+        ({"method": "{name: evp}"}, [], r"config.yaml: evp shrinks the image within its prompt, and the mask would no"),
+        ({"method": "{name: ilm_vp}"}, [], r"config.yaml: ilm_vp shrinks the image within its prompt"),
         ({}, ["--inference.scales", "[]"], r"command line: inference.scales must be numbers above 0, not \[\]"),
         ({}, ["--head.kind", "linear"], r"command line: head linear_bn has no 'kind'"),
         ({}, ["--kind", "classification"], r"command line: kind must be one of segmentation, not 'classification'"),
@@ -199,6 +203,72 @@ def test_an_adapter_is_tested_and_predicts_from_the_command_line(write, root, tm
         tool("test")([adapter, "--data.crop", "3"])
     with pytest.raises(ValueError, match="is an adapter of kind segmentation, and this needs one that classifies"):
         Classifier(adapter)
+
+
+def test_a_prompt_on_the_border_leaves_an_image_where_it_is(write):
+    assert parse([write(method="{name: ilm_vp, kind: border, inner: 32}")]).method["kind"] == "border"
+
+
+def test_a_network_tested_in_one_pass_predicts_images_that_do_not_fit_it(write, root, tmp_path):
+    """All that is evaluated fits; what is predicted is wider, and an image that fits has the same mask either way."""
+    for part in ("val", "test"):
+        for kind in ("images", "masks"):
+            for file in (root / kind / part).iterdir():
+                Image.open(file).crop((0, 0, 64, 64)).save(file)
+    words = ["--inference.mode", "whole", "--train.epochs", "1", "--optim.warmup_epochs", "0"]
+    run.train(parse([write(), *words]))
+    predictor = MaskPredictor(tmp_path / "runs/run/adapter.safetensors", device="cpu")
+    image = next((root / "images/test").iterdir())
+    pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        assert np.array_equal(predictor(image), predictor.task(pixels, (64, 64))[0].argmax(0).numpy())
+    wide = tmp_path / "wide.png"
+    Image.open(image).resize((130, 64)).save(wide)
+    assert predictor(wide).shape == (64, 130)
+
+
+def test_an_image_too_large_for_one_pass_is_refused_before_training(write, tmp_path):
+    config = parse([write(), "--inference.mode", "whole"])
+    with pytest.raises(
+        ValueError, match=r"png is 64x80 pixels when it is evaluated, and inference.mode whole takes up"
+    ):
+        run.train(config)
+    assert not (tmp_path / "runs/run/last.ckpt").exists()
+
+
+def test_a_stride_that_leaves_gaps_is_refused_before_a_folder_is_made(write, tmp_path):
+    with pytest.raises(ValueError, match=r"inference.stride is 65, and windows are 64x64 pixels"):
+        run.train(parse([write(), "--inference.stride", "65"]))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_masks_are_read_in_a_test_as_they_were_in_training(write, root, tmp_path, capsys):
+    """Ids on disk from 1, 0 ignored; read without that they would be ids of the table too, each another class."""
+    for file in (root / "masks").rglob("*.png"):
+        mask = np.array(Image.open(file))
+        Image.fromarray(np.where(mask == 255, 0, np.minimum(mask, 1) + 1).astype(np.uint8)).save(file)
+    words = ["--data.reduce_zero_label", "true", "--train.epochs", "1", "--optim.warmup_epochs", "0"]
+    row = run.train(parse([write(), *words]))
+    capsys.readouterr()
+    tool("test")([str(tmp_path / "runs/run/adapter.safetensors"), "--data.root", str(root)])
+    assert f"mIoU {row['test']['miou']:.2%}, aAcc {row['test']['aacc']:.2%}" in capsys.readouterr().out
+
+
+def test_masks_do_not_replace_the_images_they_are_of(write, root, tmp_path):
+    run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
+    image = next((root / "images/test").glob("*.png"))
+    before = image.read_bytes()
+    with pytest.raises(ValueError, match="would replace an image that is to be segmented"):
+        tool("predict")([str(tmp_path / "runs/run/adapter.safetensors"), str(image), "--masks", str(image.parent)])
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [255, 256])
+def test_a_saved_mask_is_read_back_as_it_was(tmp_path, count):
+    table = ClassTable.of([str(i) for i in range(count)])
+    mask = np.arange(count).reshape(1, -1)
+    save_mask(mask, table, tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png", table), mask)
 
 
 def tool(name: str):

@@ -97,7 +97,7 @@ def masks(predictor: MaskPredictor, paths: list[Path], folder: str, top: int, co
         How many files could not be read.
 
     Raises:
-        ValueError: Two images would have one mask.
+        ValueError: Two images would have one mask, or a mask would replace an image.
     """
     from vpeft.dense.mask_predictor import save_mask
 
@@ -105,6 +105,11 @@ def masks(predictor: MaskPredictor, paths: list[Path], folder: str, top: int, co
     if twice := {place for place in places if places.count(place) > 1}:
         raise ValueError(
             f"Several images are called {min(twice).stem}, and each mask has its image's name; rename one."
+        )
+    images = {path.resolve() for path in paths}
+    if lost := [place for place in places if place.resolve() in images]:
+        raise ValueError(
+            f"The mask {lost[0]} would replace an image that is to be segmented; give --masks another folder."
         )
     Path(folder).mkdir(parents=True, exist_ok=True)
     unreadable = 0

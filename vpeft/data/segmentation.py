@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from vpeft.data import augment, embedded, masked
 from vpeft.data.annotated import Annotated, Change, MaskedBatches
-from vpeft.data.augment import Changes
+from vpeft.data.augment import Changes, rescaled
 from vpeft.data.cache import memory_limit
 from vpeft.data.loader import EpochSampler, make_loader, reached
 from vpeft.data.masked import MaskedListing, MaskedSplit
@@ -99,6 +99,10 @@ class SegmentationData(L.LightningDataModule):
     def files(self, part: Part) -> list[str]:
         """Paths of a split's images; `index` in a batch counts in this list."""
         return [str(file) for file in self.splits[part].images]
+
+    def evaluated_sizes(self, part: Part) -> list[tuple[int, int]]:
+        """(H, W) that the images of a split are resized to in evaluation, in the order of `files`."""
+        return [rescaled(size, self.changes.scale) for size in self._read(part).sizes]
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled, changed batches."""

@@ -23,6 +23,7 @@ from vpeft.tasks.segmentation import Segmentation
 from vpeft.tuned import Tuned
 
 _NECK, _HEAD = ("backbone",), ("channels", "classes")  # arguments that are given here, not in a configuration
+_SHRINKING = (("evp", None), ("ilm_vp", "outside"))  # methods, and their `kind`, after which a pixel is elsewhere
 
 
 def mistakes(config: SegmentationConfig) -> Iterator[tuple[str, str]]:
@@ -33,6 +34,15 @@ def mistakes(config: SegmentationConfig) -> Iterator[tuple[str, str]]:
         yield (
             "method",
             f"{' and '.join(looking)} looks at images with one label each before it trains, and here are masks; "
+            "use another method, or kind: classification",
+        )
+    plain = methods.resolve(config.method)
+    resolved = plain if isinstance(plain, list) else [plain]
+    shrinking = [one["name"] for one in resolved if (one["name"], one.get("kind")) in _SHRINKING]
+    if shrinking:
+        yield (
+            "method",
+            f"{' and '.join(shrinking)} shrinks the image within its prompt, and the mask would no longer lie over it; "
             "use another method, or kind: classification",
         )
     idle = [spec["name"] for spec in specs if spec["name"] != "linear"]
@@ -98,6 +108,7 @@ def manifest(config: SegmentationConfig, task: Segmentation, data: SegmentationD
         **{name: getattr(config, name) for name in ("neck", "auxiliary", "auxiliary_weight", "avg_non_ignore")},
         "inference": asdict(config.inference),
         "absent": task.absent,
+        "reduce_zero_label": config.data.reduce_zero_label,
         "ignored": task.ignored,
         "colours": [list(colour) for colour in data.classes.colours],
     }

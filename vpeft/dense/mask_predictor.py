@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,18 @@ class MaskPredictor:
     def __call__(self, path: Path) -> np.ndarray:
         """The class of every pixel of an image file, int64 [H, W].
 
+        An image is of any size: one that does not fit a network that was tested in one pass is taken in windows.
+
         Raises:
             UnreadableImage: It is missing or not a whole image.
         """
         image = np.asarray(decode(path))
         long, short = self.manifest["scale"]
         scaled = torch.from_numpy(resize(image, rescaled(image.shape, (long, short)))).permute(2, 0, 1)[None]
-        shares = self.task(scaled.to(self.device), (image.shape[0], image.shape[1]))
+        inference = self.task.inference
+        if inference.mode == "whole":  # of one window, sliding is the same to the bit
+            inference = replace(inference, mode="slide", stride=None)
+        shares = self.task(scaled.to(self.device), (image.shape[0], image.shape[1]), inference)
         return shares[0].argmax(dim=0).cpu().numpy()
 
 
@@ -88,6 +94,7 @@ def test(predictor: MaskPredictor, overrides: Sequence[tuple[str, str]], source:
             raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
     said = predictor.manifest
     names = {"task": said["task"], "split": said["split"], "absent": said["absent"]}
+    names["reduce_zero_label"] = said.get("reduce_zero_label")  # files of an earlier version do not say
     names |= {"long_side": said["scale"][0], "short_side": said["scale"][1]}
     config = resolve({"kind": "segmentation", "data": names}, source, overrides)
     assert isinstance(config, SegmentationConfig)
@@ -107,8 +114,8 @@ def test(predictor: MaskPredictor, overrides: Sequence[tuple[str, str]], source:
 
 
 def save_mask(mask: np.ndarray, table: ClassTable, path: Path) -> None:
-    """Write class ids [H W] as a PNG in the classes' colours that still holds the ids; of 16 bits above 256 classes."""
-    if len(table.names) > 256:
+    """Write class ids [H W] as a PNG in the classes' colours that still holds the ids; of 16 bits above 255 classes."""
+    if table.ignore > 255:
         Image.fromarray(mask.astype(np.uint16)).save(path)
         return
     picture = Image.fromarray(mask.astype(np.uint8))

@@ -122,6 +122,7 @@ class Classification(L.LightningModule):
         return logits
 
     def on_validation_epoch_start(self) -> None:
+        learning.share_statistics(self.trainer, self.tuned)
         self._seen = []
 
     def on_validation_epoch_end(self) -> None:

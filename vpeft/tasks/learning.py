@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vpeft.methods import Penalised, Stepping
 from vpeft.tuned import Tuned
@@ -58,6 +59,19 @@ def evaluate_the_last_epoch(trainer: L.Trainer) -> None:
     """
     if trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs:
         trainer.check_val_every_n_epoch = 1
+
+
+def share_statistics(trainer: L.Trainer, tuned: Tuned) -> None:
+    """Give every process the first one's statistics of BatchNorm, so that all evaluate the model that is saved.
+
+    In training each gathers those of its own images. DDP levels them before a forward of training or of val, and not
+    before a test, which with no val split follows training at once.
+    """
+    if trainer.world_size > 1:
+        for module in tuned.modules():
+            if isinstance(module, _BatchNorm):
+                for statistics in module.buffers():
+                    torch.distributed.broadcast(statistics, 0)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -79,6 +79,10 @@ class Segmentation(L.LightningModule):
         std: Channel standard deviations.
         absent: Definition of the mIoU.
         ignored: Value of a mask that is no class.
+
+    Raises:
+        ValueError: the stride of the inference leaves gaps between windows; in `on_fit_start`, an image that will be
+            evaluated is too large for inference in one pass.
     """
 
     mean: Tensor
@@ -97,6 +101,12 @@ class Segmentation(L.LightningModule):
         ignored: int = 255,
     ) -> None:
         super().__init__()
+        crop = tuned.backbone.image_size
+        if inference.mode == "slide" and inference.stride is not None and inference.stride > min(crop):
+            raise ValueError(
+                f"inference.stride is {inference.stride}, and windows are {crop[0]}x{crop[1]} pixels, so that some of "
+                f"an image would be in none; give at most {min(crop)}."
+            )
         self.tuned, self.classes, self.optim = tuned, list(classes), optim
         self.epochs, self.inference, self.ignored = train.epochs, inference, ignored
         self.absent: Absent = absent
@@ -108,17 +118,33 @@ class Segmentation(L.LightningModule):
         self._losses: dict[int, float] = {}
         self.strict_loading = False  # the frozen backbone is not in a checkpoint; on_load_checkpoint is strict
 
-    def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Probabilities [B K *size] of uint8 images [B 3 H W] of any size."""
+    def forward(self, images: Tensor, size: tuple[int, int], inference: InferenceConfig | None = None) -> Tensor:
+        """Probabilities [B K *size] of uint8 images [B 3 H W] of any size; `inference` is the run's own by default."""
+        inference = inference or self.inference
         crop = self.tuned.backbone.image_size
-        if self.inference.mode == "whole":
+        if inference.mode == "whole":
             predict = partial(whole, self.tuned, size=crop)
         else:
-            stride = self.inference.stride
+            stride = inference.stride
             steps = (stride, stride) if stride else (2 * crop[0] // 3, 2 * crop[1] // 3)
             predict = partial(slide, self.tuned, crop=crop, stride=steps)
         normalised = learning.normalise(images, self.mean, self.std)
-        return augmented(predict, normalised, size, self.inference.scales, self.inference.flip)
+        return augmented(predict, normalised, size, inference.scales, inference.flip)
+
+    def on_fit_start(self) -> None:
+        """Refuse before training what the first evaluation would."""
+        crop = self.tuned.backbone.image_size
+        if self.inference.mode != "whole":
+            return
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        for part in ("val", "test"):
+            for file, sides in zip(data.files(part), data.evaluated_sizes(part), strict=True):
+                height, width = (int(side * max(self.inference.scales) + 0.5) for side in sides)
+                if height > crop[0] or width > crop[1]:
+                    raise ValueError(
+                        f"{file} is {height}x{width} pixels when it is evaluated, and inference.mode whole takes up to "
+                        f"{crop[0]}x{crop[1]}; give --inference.mode slide."
+                    )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         count = len(batch["index"])
@@ -158,6 +184,7 @@ class Segmentation(L.LightningModule):
         return predicted.cpu()
 
     def on_validation_epoch_start(self) -> None:
+        learning.share_statistics(self.trainer, self.tuned)
         self._areas.reset()
         self._losses = {}
 
