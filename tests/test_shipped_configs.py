@@ -9,6 +9,7 @@ from tests.zoo import TIMM
 from vpeft import methods
 from vpeft.backbones import wrap
 from vpeft.config import parse, to_yaml
+from vpeft.dense.segmentation_schema import SegmentationConfig
 
 ROOT = Path(__file__).parents[1]
 ORIGINAL = "vit_base_patch16_224.orig_in21k"
@@ -59,3 +60,40 @@ def test_a_published_recipe_keeps_its_values_with_the_flags_of_the_readme():
     assert config.method == {"name": "vpt", "prompts": 50, "deep": True, "dropout": 0.1, "project": None}
     assert (config.optim.name, config.optim.warmup_epochs, config.data.batch_size) == ("sgd", 10, 64)
     assert (config.normalization, config.image_size, config.head.init) == ("imagenet", None, "vpt")
+
+
+ADE20K = sorted((ROOT / "configs" / "ade20k").glob("*.yaml"))
+# Rate, that of the head, decay, stochastic depth, iterations of 16 of the 20,210 images.
+DENSE_RECIPES = {
+    "linear": (1e-3, None, 1e-4, 0.0, 40_000),
+    "lorand": (6e-5, None, 0.01, 0.3, 160_000),
+    "mona": (3e-4, None, 0.01, 0.2, 160_000),
+    "vit_adapter": (2e-5, 2e-4, 0.01, 0.3, 160_000),
+}
+
+
+@pytest.mark.parametrize("path", ADE20K, ids=lambda path: path.stem)
+def test_every_recipe_of_ade20k_resolves_to_its_published_values(path, tmp_path):
+    for overrides in ([], ["--data.root", "DIR"]):
+        config = parse([str(path), *overrides])
+        saved = tmp_path / "config.yaml"
+        saved.write_text(to_yaml(config))
+        assert parse([str(saved)]) == config
+    config = parse([str(path), "--data.root", "DIR"])
+    assert isinstance(config, SegmentationConfig)
+    *values, iterations = DENSE_RECIPES[path.stem]
+    optim = config.optim
+    assert [optim.lr, optim.head_lr, optim.weight_decay, config.drop_path] == values
+    steps = 20_210 // config.data.batch_size
+    assert config.data.batch_size == 16
+    assert 0 <= steps * config.train.epochs - iterations < steps
+    assert round(steps * optim.warmup_epochs, -1) == 1500
+
+
+def test_the_extractors_of_the_published_vit_adapter_drop_paths_as_its_blocks_do():
+    path = str(ROOT / "configs/ade20k/vit_adapter.yaml")
+    published, embedded = parse([path, "--data.root", "DIR"]), parse([path])
+    assert isinstance(published, SegmentationConfig)
+    assert isinstance(embedded, SegmentationConfig)
+    assert published.neck["drop_path"] == published.drop_path == 0.3
+    assert embedded.neck["drop_path"] == embedded.drop_path == 0
