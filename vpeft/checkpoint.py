@@ -5,7 +5,7 @@ The header's metadata holds a JSON manifest under `vpeft`:
 
     format, vpeft                format number and version of the package that wrote it
     backbone                     name, pretrained, image_size, seed, weights {source, origin, sha256}
-    kind                         of run: classification, segmentation
+    kind                         of run: classification, segmentation, multitask
     method, head, drop_path      list of method entries; head {kind, init, batch_norm, ...}, or {name, ...}
     classes                      names, in the order of the logits
     normalization                name, mean, std
@@ -144,8 +144,14 @@ def _segmenter(manifest: dict[str, Any], backbone: Any) -> Tuned:
     return tuned_of(manifest, backbone, manifest["classes"])
 
 
+def _several(manifest: dict[str, Any], backbone: Any) -> Tuned:
+    from vpeft.dense.multitask_build import tuned_of
+
+    return tuned_of(manifest, backbone)
+
+
 # What rebuilds the model of an adapter, by its `kind`; those written before there was one are classifiers.
-_BUILDERS = {"classification": _classifier, "segmentation": _segmenter}
+_BUILDERS = {"classification": _classifier, "segmentation": _segmenter, "multitask": _several}
 
 
 def _packed(tuned: Tuned) -> dict[str, Tensor]:
@@ -238,7 +244,7 @@ def _check_file(path: Path) -> None:
 
 def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
     kind = manifest.get("kind", "classification")
-    head = ("init", "batch_norm") if kind == "classification" else ("name",)
+    head = {"classification": ("init", "batch_norm"), "multitask": ("kind", "reading")}.get(kind, ("name",))
     for key, inner in (_KEYS | {"head": head}).items():
         section = manifest.get(key)
         missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]

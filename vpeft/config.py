@@ -22,6 +22,7 @@ import yaml
 
 from vpeft import protocols
 from vpeft.data.tables import EMBEDDED
+from vpeft.dense.multitask_schema import MultiTaskConfig
 from vpeft.dense.openvocab_schema import OpenVocabConfig
 from vpeft.dense.segmentation_schema import SegmentationConfig
 from vpeft.nearest import did_you_mean
@@ -32,12 +33,13 @@ from vpeft.yaml_file import load_yaml, read_yaml
 __all__ = ["Config", "ConfigError", "DataConfig", "HeadConfig", "OptimConfig", "TrainConfig", "parse", "to_yaml"]
 
 # Methods on a backbone: what vpeft.run builds, and counts in epochs.
-TunedConfig = Config | SegmentationConfig
+TunedConfig = Config | SegmentationConfig | MultiTaskConfig
 AnyConfig = TunedConfig | OpenVocabConfig
 # The schema of every kind of run.
 KINDS: dict[str, type[AnyConfig]] = {
     "classification": Config,
     "segmentation": SegmentationConfig,
+    "multitask": MultiTaskConfig,
     "openvocab": OpenVocabConfig,
 }
 
@@ -143,6 +145,13 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
             raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
         for key, entry in build.resolve(config).items():
             setattr(config, key, _plain(entry))
+    if isinstance(config, MultiTaskConfig):
+        from vpeft.dense import multitask_build
+
+        for key, sentence in multitask_build.mistakes(config):
+            raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
+        specs = multitask_build.method_spec(config)
+        config.method = specs if isinstance(config.method, list) else specs[0]
     config.method = _plain(methods.resolve(config.method))
     return config
 

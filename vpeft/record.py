@@ -13,6 +13,7 @@ import torch
 import vpeft
 from vpeft import methods
 from vpeft.config import AnyConfig, TunedConfig, departures
+from vpeft.dense.multitask_schema import MultiTaskConfig
 from vpeft.job import Data, Measured, Task
 from vpeft.results.row import Row, git_commit, now, versions
 from vpeft.run_folder import RunFolder
@@ -52,9 +53,15 @@ def describe(config: TunedConfig, task: Task, data: Data, parameters: dict[str, 
     trained = parameters["total"] - parameters["frozen"]
     return (
         f"{names} on {config.backbone} ({weights.source} weights), {config.data.task}: "
-        f"{len(task.classes)} classes, {images['train']} images to train on, {images['test']} for the test, "
+        f"{_aim(config, task)}, {images['train']} images to train on, {images['test']} for the test, "
         f"{trained:,} of {parameters['total']:,} parameters trained"
     )
+
+
+def _aim(config: TunedConfig, task: Task) -> str:
+    if isinstance(config, MultiTaskConfig):
+        return f"{len(config.data.tasks)} tasks ({', '.join(config.data.tasks)})"
+    return f"{len(task.classes)} classes"
 
 
 def manifest(config: TunedConfig, task: Task, data: Data, row: Row) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def manifest(config: TunedConfig, task: Task, data: Data, row: Row) -> dict[str,
         "classes": task.classes,
         **row["preprocessing"],
         "task": config.data.task,
-        "split": config.data.split,
+        "split": data.provenance["split"],
         "parameters": {name: row["parameters"][name] for name in ("method", "neck", "head", "adopted")},
         "result": {"id": row["id"], f"test_{_metric(task)}": row["test"][_metric(task)]},
     }

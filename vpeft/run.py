@@ -38,7 +38,11 @@ LOG_EVERY = 10  # batches between two points of the training curves
 # What builds the job of every kind of run. `find(config)` says what the data is called, before anything is loaded;
 # `assemble(config)` gives the `Job`; `manifest(config, task, data)` is what an adapter says beside what all of them do;
 # `build_tuned(config, classes)`, where train.strategy fsdp is allowed, is another model like that of the job.
-BUILDERS = {"classification": "vpeft.tasks.build", "segmentation": "vpeft.dense.build"}
+BUILDERS = {
+    "classification": "vpeft.tasks.build",
+    "segmentation": "vpeft.dense.build",
+    "multitask": "vpeft.dense.multitask_build",
+}
 
 
 Kind = TypeVar("Kind", bound=TunedConfig)
@@ -167,7 +171,7 @@ def build_trainer(config: TunedConfig, run: RunFolder, timing: Timing, others: S
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
-        strategy=_sharding(settings) if settings.strategy == "fsdp" else settings.strategy,
+        strategy=_strategy(config),
         precision=settings.precision,
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,
@@ -186,6 +190,15 @@ def build_trainer(config: TunedConfig, run: RunFolder, timing: Timing, others: S
         enable_model_summary=False,
         default_root_dir=run.path,
     )
+
+
+def _strategy(config: TunedConfig) -> str | ModelParallelStrategy:
+    settings = config.train
+    if settings.strategy == "fsdp":
+        return _sharding(settings)
+    several = settings.strategy == "ddp" or settings.devices != 1 or settings.nodes > 1
+    # MTLoRA's trunk goes on behind the last maps that a task reads, so some of it gets no gradient.
+    return "ddp_find_unused_parameters_true" if config.kind == "multitask" and several else settings.strategy
 
 
 def _sharding(settings: TrainConfig) -> ModelParallelStrategy:

@@ -35,9 +35,9 @@ def test_miou_counts_pixels_of_all_images_and_absent_classes_as_zero():
     answer = torch.tensor([[[0, 1, 1, 0]], [[1, 1, 0, 1]]])
     meter = Classes(3)
     for i in range(2):
-        meter.update(F.one_hot(answer[i : i + 1], 3).permute(0, 3, 1, 2).float(), label[i : i + 1])
+        meter.update(F.one_hot(answer[i : i + 1], 3).permute(0, 3, 1, 2).float(), label[i : i + 1], torch.tensor([i]))
     # class 0: 2 of {4 true, 2 said} -> 2/4; class 1: 3 of {3, 5} -> 3/5; class 2 is nowhere
-    assert meter.values()["miou"] == pytest.approx(100 * (2 / 4 + 3 / 5 + 0) / 3)
+    assert meter.values(meter.total())["miou"] == pytest.approx(100 * (2 / 4 + 3 / 5 + 0) / 3)
 
 
 def test_saliency_is_the_best_threshold_of_means_over_images():
@@ -46,8 +46,11 @@ def test_saliency_is_the_best_threshold_of_means_over_images():
     label = (torch.rand(5, 6, 7, generator=generator) > 0.5).long()
     label[3] = 0
     meter = Saliency()
-    meter.update(logits[:2], label[:2])
-    meter.update(logits[2:], label[2:])
+    meter.update(logits[:2], label[:2], torch.arange(2))
+    meter.update(logits[2:], label[2:], torch.arange(2, 5))
+    once = meter.total()
+    meter.update(logits[:1], label[:1], torch.arange(1))  # fills up the share of a process
+    assert torch.equal(meter.total(), once)
 
     ious, fs = [], []
     for step in range(15):
@@ -63,8 +66,8 @@ def test_saliency_is_the_best_threshold_of_means_over_images():
         p, r = sum(precision) / 5, sum(recall) / 5
         ious.append(sum(iou) / 5)
         fs.append(2 * p * r / (p + r + 1e-12))
-    assert meter.values()["miou"] == pytest.approx(100 * max(ious), abs=1e-6)
-    assert meter.values()["max_f"] == pytest.approx(100 * max(fs), abs=1e-6)
+    assert meter.values(meter.total())["miou"] == pytest.approx(100 * max(ious), abs=1e-6)
+    assert meter.values(meter.total())["max_f"] == pytest.approx(100 * max(fs), abs=1e-6)
 
 
 def test_angles_are_in_degrees_and_only_where_there_is_a_truth():
@@ -72,9 +75,10 @@ def test_angles_are_in_degrees_and_only_where_there_is_a_truth():
     output = torch.tensor([0.0, 2 * math.sin(turn), 2 * math.cos(turn)]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
     label = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 2)
     meter = Normals()
-    assert math.isnan(meter.values()["angle"])
-    meter.update(output, label)
-    assert meter.values()["angle"] == pytest.approx(30, abs=1e-3)
+    meter.update(output, torch.zeros_like(label), torch.tensor([0]))
+    assert math.isnan(meter.values(meter.total())["angle"])
+    meter.update(output, label, torch.tensor([0]))
+    assert meter.values(meter.total())["angle"] == pytest.approx(30, abs=1e-3)
 
 
 def test_losses_are_their_formulas():

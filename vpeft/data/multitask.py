@@ -6,7 +6,7 @@ Shapes: B images, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import lightning.pytorch as L
 import numpy as np
@@ -28,6 +28,7 @@ class Scenes(Protocol):
     """A split: scenes by index, each an image and its labels."""
 
     outputs: ClassVar[dict[str, int]]
+    classes: ClassVar[dict[str, tuple[str, ...]]]
 
     def __len__(self) -> int: ...
     def load(self, index: int) -> dict[str, Tensor]: ...
@@ -84,8 +85,34 @@ class MultiTaskData(L.LightningDataModule):
         self.config, self.image_size, self.seed = config, image_size, seed
         self.splits: dict[str, Scenes] = {"train": self._scenes("train"), "val": self._scenes("val")}
         self.outputs = {task: self.splits["train"].outputs[task] for task in config.tasks}
-        self.name = "synthetic shapes" if config.root is None else "PASCAL-Context"
+        self.classes = {task: names for task, names in self.splits["train"].classes.items() if task in config.tasks}
         self._start = (0, 0)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the images come from, for the row."""
+        rendered = self.config.root is None
+        counts = {part: len(scenes) for part, scenes in self.splits.items()}
+        return {
+            "format": "rendered" if rendered else "pascal_mt",
+            "task": name_of(self.config),
+            "group": None,
+            "synthetic": rendered,
+            "split": "train",
+            "lossy": False,
+            "warning": None,
+            "statement": "test is val, on which nothing is chosen",
+            "licence": None,
+            "packages": [],
+            "tasks": list(self.config.tasks),
+            "counts": counts | {"test": counts["val"]},
+            "skipped": 0,
+        }
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image of a file becomes one of a batch; scenes are rendered in its size."""
+        return {"resize": "squash", "interpolation": "bicubic"}
 
     def _scenes(self, part: Literal["train", "val"]) -> Scenes:
         config = self.config
@@ -95,7 +122,7 @@ class MultiTaskData(L.LightningDataModule):
         return Shapes(count, self.image_size, ("train", "val").index(part), self.seed)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Shuffled batches, half of the images mirrored where `augment` is flip; the last, smaller one is left out."""
+        """Shuffled batches, half of the images mirrored where `augment` is flip."""
         return self._loader("train", self.config.batch_size, training=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -116,6 +143,14 @@ class MultiTaskData(L.LightningDataModule):
         scenes, workers = self.splits[part], self.config.workers
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         start = self._start if training else (0, 0)
-        sampler = EpochSampler(len(scenes), batch_size, self.seed, training, training, rank, world, start)
+        last = training and self.config.drop_last
+        sampler = EpochSampler(len(scenes), batch_size, self.seed, training, last, rank, world, start)
         batches = SceneBatches(scenes, self.config.tasks, self.seed, training and self.config.augment == "flip")
         return make_loader(batches, sampler, workers)
+
+
+def name_of(config: MultiTaskDataConfig) -> str:
+    """What the data is called; rendered scenes do not bear the name of images that others have."""
+    if config.root is None:
+        return "shapes"
+    return "pascal_context" if config.task == "shapes" else config.task

@@ -67,6 +67,7 @@ class PascalContext:
     """
 
     outputs: ClassVar[dict[str, int]] = {"semseg": len(SEMSEG), "human_parts": len(PARTS), "saliency": 1, "normals": 3}
+    classes: ClassVar[dict[str, tuple[str, ...]]] = {"semseg": SEMSEG, "human_parts": PARTS}
 
     def __init__(self, root: Path, part: str, tasks: list[str], size: tuple[int, int]) -> None:
         self.root, self.tasks, self.size = root, tasks, size

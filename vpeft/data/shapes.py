@@ -43,6 +43,7 @@ class Shapes:
     """
 
     outputs: ClassVar[dict[str, int]] = {"semseg": len(CLASSES), "human_parts": len(PARTS), "saliency": 1, "normals": 3}
+    classes: ClassVar[dict[str, tuple[str, ...]]] = {"semseg": CLASSES, "human_parts": PARTS}
 
     def __init__(self, count: int, size: tuple[int, int], part: int, seed: int = 0) -> None:
         self.count, self.size, self.part, self.seed = count, size, part, seed

@@ -12,7 +12,7 @@ Shapes: B images, C channels, h w the grid of a map, K outputs of a task, H W pi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 Reading = Literal["stages", "merged"]
 
 HEADS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {"all_mlp": AllMLP, "hrnet": HighResolution}
-
-# Outputs of each task.
-TASKS: dict[str, int] = {"semseg": 21, "human_parts": 7, "saliency": 1, "normals": 3}
 
 
 @runtime_checkable
@@ -54,10 +51,15 @@ class Branching(Protocol):
         ...
 
 
-class MultiTask(nn.Module):
+def multitask(
+    backbone: Backbone,
+    methods: Sequence[nn.Module],
+    tasks: Mapping[str, int],
+    head: str = "all_mlp",
+    reading: Reading = "stages",
+    drop_path: float = 0.0,
+) -> Tuned:
     """Normalised images [B 3 H W] -> outputs [B K H W] of every task.
-
-    `tuned` holds backbone, methods and what reads the maps, as it does for one task.
 
     Args:
         backbone: Is frozen and hooked into; methods are built after `skip_norm` has been called on it.
@@ -66,79 +68,96 @@ class MultiTask(nn.Module):
         head: A key of HEADS.
         reading: `stages` hands the map after each stage to the heads through a LayerNorm of the task's own, `merged`
             the map after patch merging and as it is (MTLoRA's code); a backbone that merges nothing has the former.
+        drop_path: As in `Tuned`.
 
     Raises:
-        ValueError: no task, an unknown head, or a method that branches beside others.
+        ValueError: no task, an unknown head, a method that branches beside others, or one that acts on features.
+    """
+    if not tasks:
+        raise ValueError("A multi-task model needs at least one task.")
+    if head not in HEADS:
+        raise ValueError(f"There is no head '{head}'; there are {', '.join(HEADS)}.")
+    if len(methods) > 1 and any(isinstance(method, Branching) and method.ends for method in methods):
+        raise ValueError(
+            "mtlora carries the tasks through some blocks beside the trunk, where another method would take them "
+            "for images. Use it alone."
+        )
+    neck = TaskMaps(backbone, methods, list(tasks), reading)
+    readers = {task: Reader(neck.channels, HEADS[head](neck.channels, count), reading) for task, count in tasks.items()}
+    return Tuned(backbone, methods, TaskHeads(readers, backbone.image_size), drop_path, neck)
+
+
+class TaskMaps(nn.Module):
+    """The maps [B C h w] of each task, finest first; what it runs is the backbone's and the methods'.
+
+    Args:
+        backbone: That will be run.
+        methods: On it.
+        tasks: Their names.
+        reading: As in `multitask`.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        methods: Sequence[nn.Module],
-        tasks: Mapping[str, int],
-        head: str = "all_mlp",
-        reading: Reading = "stages",
-        drop_path: float = 0.0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, methods: Sequence[nn.Module], tasks: list[str], reading: Reading) -> None:
         super().__init__()
-        if not tasks:
-            raise ValueError("A multi-task model needs at least one task.")
-        if head not in HEADS:
-            raise ValueError(f"There is no head '{head}'; there are {', '.join(HEADS)}.")
-        if len(methods) > 1 and any(isinstance(method, Branching) and method.ends for method in methods):
-            raise ValueError(
-                "mtlora carries the tasks through some blocks beside the trunk, where another method would take them "
-                "for images. Use it alone."
-            )
-        self.tasks, self.reading = dict(tasks), reading
+        self.tasks, self.reading = tasks, reading
         self.ends = stage_ends(backbone.blocks)
         after = [min(end + 1, len(backbone.blocks) - 1) if reading == "merged" else end for end in self.ends]
-        channels = [backbone.blocks[index].dim for index in after]
-        heads = {task: Reader(channels, HEADS[head](channels, count), reading) for task, count in tasks.items()}
-        self.tuned = Tuned(backbone, methods, nn.ModuleDict(heads), drop_path=drop_path)
+        self.channels = [backbone.blocks[index].dim for index in after]
+        # Tuples: Tuned owns them.
+        self.switching = tuple(method for method in methods if isinstance(method, Switching))
+        self.branching = tuple(method for method in methods if isinstance(method, Branching) and method.ends)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        switching = [method for method in self.tuned.methods if isinstance(method, Switching)]
-        if not switching:
-            maps = self.maps(images)
-            return {task: self.read(task, maps[task], images) for task in self.tasks}
-        outputs: dict[str, Tensor] = {}
+    def forward(self, backbone: Backbone, images: Tensor) -> dict[str, list[Tensor]]:
+        if not self.switching:
+            return self._pass(backbone, images)
+        found: dict[str, list[Tensor]] = {}
         for task in self.tasks:
-            for method in switching:
+            for method in self.switching:
                 method.use(task)
-            outputs[task] = self.read(task, self.maps(images)[task], images)
-        return outputs
+            found[task] = self._pass(backbone, images)[task]
+        return found
 
-    def maps(self, images: Tensor) -> dict[str, list[Tensor]]:
-        """The maps [B C h w] of one pass, finest first, for each task."""
-        backbone = self.tuned.backbone
-        branching = [m for m in self.tuned.methods if isinstance(m, Branching) and m.ends]
+    def _pass(self, backbone: Backbone, images: Tensor) -> dict[str, list[Tensor]]:
         found: dict[str, list[Tensor]] = {task: [] for task in self.tasks}
         x = backbone.embed(images)
         for index, block in enumerate(backbone.blocks):
             x = block(backbone.between(index, x))
             if index not in self.ends:
                 continue
-            if branching:
-                for task, own in branching[0].leaving(index).items():
-                    found[task].append(self._map(index, own.view(x.shape)))
+            if self.branching:
+                for task, own in self.branching[0].leaving(index).items():
+                    found[task].append(self._map(backbone, index, own.view(x.shape)))
             else:
-                shared = self._map(index, x)
+                shared = self._map(backbone, index, x)
                 for maps in found.values():
                     maps.append(shared)
         return found
 
-    def _map(self, index: int, tokens: Tensor) -> Tensor:
-        block = self.tuned.backbone.blocks[index]
-        if self.reading == "merged" and index + 1 < len(self.tuned.backbone.blocks):
-            tokens = self.tuned.backbone.between(index + 1, tokens)
-            block = self.tuned.backbone.blocks[index + 1]
+    def _map(self, backbone: Backbone, index: int, tokens: Tensor) -> Tensor:
+        block = backbone.blocks[index]
+        if self.reading == "merged" and index + 1 < len(backbone.blocks):
+            tokens = backbone.between(index + 1, tokens)
+            block = backbone.blocks[index + 1]
         return block.split(tokens)[1].permute(0, 3, 1, 2)
 
-    def read(self, task: str, maps: list[Tensor], images: Tensor) -> Tensor:
-        """Outputs [B K H W] of one task from its maps."""
-        reader = cast(nn.ModuleDict, self.tuned.head)[task]
-        return F.interpolate(reader(maps), images.shape[-2:], mode="bilinear", align_corners=False)
+
+class TaskHeads(nn.ModuleDict):
+    """Outputs [B K H W] of each task from its maps.
+
+    Args:
+        readers: By task.
+        size: (H, W).
+    """
+
+    def __init__(self, readers: Mapping[str, nn.Module], size: tuple[int, int]) -> None:
+        super().__init__(readers)
+        self.size = size
+
+    def forward(self, maps: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+        return {
+            task: F.interpolate(reader(maps[task]), self.size, mode="bilinear", align_corners=False)
+            for task, reader in self.items()
+        }
 
 
 class Reader(nn.Module):

@@ -4,14 +4,14 @@
 
 Counts are summed over all images of an evaluation, and over processes, before anything is divided.
 
-Shapes: B images, K classes, H W pixels, Q thresholds.
+Shapes: B images, K classes or outputs, H W pixels, Q thresholds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,21 +28,51 @@ PRIMARY: dict[str, tuple[str, bool]] = {
 }
 
 
-class Meter(Protocol):
-    """Sums over the images of an evaluation."""
+class Meter:
+    """Sums of every image, kept apart until the end so that an image counts once over all processes."""
 
-    sums: Tensor
+    def __init__(self) -> None:
+        self._seen: dict[int, Tensor] = {}
 
-    def update(self, output: Tensor, label: Tensor) -> None:
-        """Count outputs [B, K, H, W] against labels."""
-        ...
+    def update(self, output: Tensor, label: Tensor, index: Tensor) -> None:
+        """Count outputs [B K H W] of the images of these indices [B] against labels."""
+        for at, one, truth in zip(index.tolist(), output.detach(), label, strict=True):
+            self._seen[at] = self.count(one, truth).cpu()
 
-    def values(self) -> dict[str, float]:
-        """Measures of all that was counted."""
-        ...
+    def total(self) -> Tensor:
+        """The sums over all images of all processes, added in the order of the images.
+
+        Raises:
+            ValueError: there are no images.
+        """
+        seen = everywhere(self._seen)
+        if not seen:
+            raise ValueError("There is nothing to measure: the evaluated split has no images.")
+        return torch.stack([seen[at] for at in sorted(seen)]).sum(dim=0)
+
+    def count(self, output: Tensor, label: Tensor) -> Tensor:
+        """What an output [K H W] adds to the sums."""
+        raise NotImplementedError
+
+    def values(self, sums: Tensor) -> dict[str, float]:
+        """Measures of sums."""
+        raise NotImplementedError
+
+    def per_class(self, sums: Tensor) -> list[float]:
+        """Intersection over union of each class in percent, where there are classes."""
+        return []
 
 
-class Classes:
+def everywhere(seen: dict[int, Any]) -> dict[int, Any]:
+    """What all processes have seen, by image."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return seen
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, seen)
+    return {at: one for part in parts for at, one in part.items()}
+
+
+class Classes(Meter):
     """Mean intersection over union over all K classes, in percent; a class that is nowhere counts as 0.
 
     Args:
@@ -50,25 +80,26 @@ class Classes:
     """
 
     def __init__(self, classes: int) -> None:
+        super().__init__()
         self.classes = classes
-        self.sums = torch.zeros(classes, classes, dtype=torch.float64)
 
-    def update(self, output: Tensor, label: Tensor) -> None:
+    def count(self, output: Tensor, label: Tensor) -> Tensor:
+        """Pixels [K K], labelled in rows and predicted in columns."""
         valid = label != IGNORED
-        pairs = label[valid] * self.classes + output.argmax(dim=1)[valid]
-        self.sums += torch.bincount(pairs.cpu(), minlength=self.classes**2).view_as(self.sums)
+        pairs = label[valid] * self.classes + output.argmax(dim=0)[valid]
+        return torch.bincount(pairs, minlength=self.classes**2).view(self.classes, self.classes)
 
-    def per_class(self) -> list[float]:
-        """Intersection over union of each class, in percent."""
-        hits = self.sums.diag()
-        return (100 * hits / (self.sums.sum(0) + self.sums.sum(1) - hits).clamp(min=1)).tolist()
+    def per_class(self, sums: Tensor) -> list[float]:
+        sums = sums.double()
+        hits = sums.diag()
+        return (100 * hits / (sums.sum(0) + sums.sum(1) - hits).clamp(min=1)).tolist()
 
-    def values(self) -> dict[str, float]:
-        found = self.per_class()
+    def values(self, sums: Tensor) -> dict[str, float]:
+        found = self.per_class(sums)
         return {"miou": sum(found) / len(found)}
 
 
-class Saliency:
+class Saliency(Meter):
     """The largest, over 15 thresholds of probability, of the mean over images of the intersection over union, and of F.
 
     As in scale-lab/MTLoRA @ 333a375: F is of precision and recall that are each a mean over images, and beta is 1; an
@@ -76,40 +107,39 @@ class Saliency:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.thresholds = torch.linspace(0.2, 0.9, 15)
-        self.sums = torch.zeros(4, len(self.thresholds), dtype=torch.float64)  # iou, precision, recall, images
 
-    def update(self, output: Tensor, label: Tensor) -> None:
-        label = label.cpu().flatten(1)[:, None]
+    def count(self, output: Tensor, label: Tensor) -> Tensor:
+        """IoU, precision, recall and 1, [4 Q]."""
+        label = label.cpu().flatten()
         valid, truth = label != IGNORED, label == 1
-        found = output.detach().cpu().float().sigmoid().flatten(1)[:, None] > self.thresholds[:, None]  # B Q HW
+        found = output.cpu().float().sigmoid().flatten() > self.thresholds[:, None]  # Q HW
         found = found & valid
         hits, either = (found & truth).sum(-1).double(), (found | truth).sum(-1)
         iou = torch.where(either > 0, hits / either.clamp(min=1), 1.0)
         precision = hits / found.sum(-1).clamp(min=1)
         recall = hits / truth.sum(-1).clamp(min=1)
-        self.sums += torch.stack([iou, precision, recall, torch.ones_like(iou)]).sum(1)
+        return torch.stack([iou, precision, recall, torch.ones_like(iou)])
 
-    def values(self) -> dict[str, float]:
-        iou, precision, recall, images = self.sums
+    def values(self, sums: Tensor) -> dict[str, float]:
+        iou, precision, recall, images = sums
         f = 2 * precision * recall / (images * (precision + recall)).clamp(min=1e-12)
         return {"miou": 100 * (iou / images).max().item(), "max_f": 100 * f.max().item()}
 
 
-class Normals:
+class Normals(Meter):
     """Mean angle between predicted and true vectors in degrees, where the true one is not 0."""
 
-    def __init__(self) -> None:
-        self.sums = torch.zeros(2, dtype=torch.float64)  # degrees, pixels
-
-    def update(self, output: Tensor, label: Tensor) -> None:
-        cosine = (F.normalize(output.float(), dim=1) * label).sum(1).clamp(-1, 1)
-        valid = label.square().sum(1) > 0
+    def count(self, output: Tensor, label: Tensor) -> Tensor:
+        """Degrees and pixels."""
+        cosine = (F.normalize(output.float(), dim=0) * label).sum(0).clamp(-1, 1)
+        valid = label.square().sum(0) > 0
         angles = torch.rad2deg(torch.acos(cosine))[valid]
-        self.sums += torch.tensor([angles.double().sum().item(), valid.sum().item()], dtype=torch.float64)
+        return torch.tensor([angles.cpu().double().sum().item(), valid.sum().item()], dtype=torch.float64)
 
-    def values(self) -> dict[str, float]:
-        degrees, pixels = self.sums.tolist()
+    def values(self, sums: Tensor) -> dict[str, float]:
+        degrees, pixels = sums.tolist()
         return {"angle": degrees / pixels if pixels else math.nan}
 
 

@@ -37,7 +37,8 @@ class Row(TypedDict):
         selection: rule (`last` or `best_val`), the epoch it chose, its val_accuracy on val200 or val_miou.
         seed: Of initialisation, order and dropout.
         test: accuracy (top-1), per_class {name: accuracy}, ece, loss, images; of segmentation miou, macc, aacc,
-            per_class {name: IoU}, loss, images.
+            per_class {name: IoU}, loss, images; of several tasks score (mean of the mIoUs and of 1 - angle / 180),
+            relative_improvement, tasks {name: its measures}, per_class {task/name: IoU}, loss, images.
         val: The same without per_class, of the last evaluation on the validation split; None without one.
         parameters: Trained ones in method, neck, head and adopted (the backbone's own); frozen; total.
         time: wall_seconds of all processes of the run, step_seconds, images_per_second,

@@ -20,6 +20,7 @@ LINE = {
     "train/accuracy": "train {:.1%}",
     "val/accuracy": "val {:.1%}",
     "val/miou": "val mIoU {:.1%}",
+    "val/score": "val score {:.1%}",
     "speed/images_per_second": "{:.0f} images/s",
 }
 

@@ -54,6 +54,13 @@ def _outcome(row: Row) -> Table:
     test, time, selection = row["test"], row["time"], row["selection"]
     if row["kind"] == "classification":
         table.add_row("test accuracy", f"{test['accuracy']:.2%} of {test['images']:,} images (ECE {test['ece']:.3f})")
+    elif row["kind"] == "multitask":
+        for name, measures in test["tasks"].items():
+            table.add_row(f"test {name.replace('_', ' ')}", _task(measures))
+        if test["relative_improvement"] is not None:
+            table.add_row("all tasks", f"{test['relative_improvement']:+.2%} of models of one task each")
+        score = f"{test['score']:.2%} of {test['images']:,} images (mean of the mIoUs and of 1 - angle / 180)"
+        table.add_row("test score", score)
     else:
         others = f"mAcc {test['macc']:.2%}, aAcc {test['aacc']:.2%}"
         table.add_row("test mIoU", f"{test['miou']:.2%} of {test['images']:,} images ({others})")
@@ -68,6 +75,12 @@ def _outcome(row: Row) -> Table:
     table.add_row("time", _times(time))
     table.add_row("peak memory", f"{row['memory']['peak_bytes'] / 2**30:.2f} GiB ({row['memory']['of']})")
     return table
+
+
+def _task(measures: dict[str, float | None]) -> str:
+    """The measures of one of several tasks."""
+    names = {"miou": "mIoU {:.2%}", "max_f": "max F {:.2%}", "angle": "mean angle {:.2f}°"}
+    return ", ".join(names[name].format(value) for name, value in measures.items() if value is not None) or "no labels"
 
 
 def _times(time: dict[str, float | None]) -> str:
