@@ -284,3 +284,16 @@ def test_what_has_a_neck_is_not_merged(write, tmp_path):
     run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
     with pytest.raises(ValueError, match="is of kind segmentation: its neck and heads are not weights of a vendor"):
         merge(tmp_path / "runs/run/adapter.safetensors", tmp_path / "merged.safetensors")
+
+
+def test_another_name_drops_the_options_of_the_old_one(write):
+    config = parse([write(head="{name: uper, width: 8}"), "--head.name", "linear_bn", "--neck.name", "layers"])
+    assert config.head == {"name": "linear_bn"}
+    assert config.neck["layers"] is None
+
+
+def test_an_entry_without_a_name_is_refused_with_its_key(write, tmp_path):
+    file = Path(write())
+    file.write_text(file.read_text().replace("{name: fcn, width: 8, index: 0}", "{width: 8}"))
+    with pytest.raises(ConfigError, match=r"auxiliary is .*; it is written as a mapping with a name"):
+        parse([str(file), "--auxiliary", "{width: 4}"])

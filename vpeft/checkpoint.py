@@ -120,13 +120,21 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
     path = Path(path)
     manifest = read_manifest(path)
     tensors = _load_tensors(path, manifest)
+    kind = _kind(path, manifest)
     backbone = _rebuild(path, manifest["backbone"], weights)
-    tuned = _BUILDERS[manifest.get("kind", "classification")](manifest, backbone)
+    tuned = _BUILDERS[kind](manifest, backbone)
     try:
         tuned.load_delta(_unpacked(tuned, tensors))
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model that its manifest describes: {error}") from error
     return tuned.eval(), manifest
+
+
+def _kind(path: Path, manifest: dict[str, Any]) -> str:
+    kind = manifest.get("kind", "classification")
+    if kind not in _BUILDERS:
+        raise ValueError(f"{path} is an adapter of kind '{kind}', and there are {', '.join(_BUILDERS)}.")
+    return kind
 
 
 def _classifier(manifest: dict[str, Any], backbone: Any) -> Tuned:

@@ -265,11 +265,13 @@ def _entry(old: Setting, key: str, new: Setting) -> Any:
             )
         if old.value is None:
             raise ConfigError(f"{new.source}: --{key} has no {entry} that it is for; give --{entry} with a name first")
+        if option == "name" and new.value != old.value.get("name"):
+            return {"name": new.value}  # whose options are others
         return {**old.value, option: new.value}
     both = isinstance(old.value, dict) and isinstance(new.value, dict)
     return (
         {**old.value, **new.value}
-        if both and new.value.get("name", old.value["name"]) == old.value["name"]
+        if both and new.value.get("name", old.value.get("name")) == old.value.get("name")
         else new.value
     )
 

@@ -128,6 +128,7 @@ class TrainConfig:
         nodes: Machines.
         strategy: Lightning's strategy.
         compile: Use torch.compile.
+        sync_batchnorm: Statistics of a BatchNorm over all processes, on GPUs, as the published segmentation recipes.
         resume: Go on from the last checkpoint in the run's folder if there is one.
     """
 
@@ -144,6 +145,7 @@ class TrainConfig:
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     compile: bool = False
+    sync_batchnorm: bool = False
     resume: bool = False
 
 
