@@ -16,6 +16,7 @@ from vpeft.tasks.timing import Timing, Waiting
     [
         ({"epochs": 5}, r"warmup_epochs is 10 and train.epochs is 5: .* --optim.warmup_epochs 0.5"),
         ({"precision": "16-mixed", "accelerator": "cpu"}, "16-mixed needs a GPU; use bf16-mixed"),
+        ({"sync_batchnorm": True, "accelerator": "cpu"}, "sync_batchnorm needs GPUs"),
         ({"selection": "best_val"}, "best_val chooses on val200"),
         ({"epochs": 0}, "train.epochs must be at least 1"),
     ],

@@ -125,6 +125,8 @@ def check(config: TunedConfig) -> None:
             f"train.strategy fsdp leaves a share of every weight with each process, and {' and '.join(looking)} looks "
             "at images through whole ones before it trains; use ddp."
         )
+    if train.sync_batchnorm and (train.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError("train.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no form for a CPU.")
     if train.strategy == "fsdp" and train.precision == "16-mixed":
         raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
     check_precision(train.precision, train.accelerator)
@@ -183,6 +185,7 @@ def build_trainer(config: TunedConfig, run: RunFolder, timing: Timing, others: S
         profiler=timing.waiting,
         # Resizing a map has no backward on a GPU that adds in the same order every time.
         deterministic=True if config.kind == "classification" else "warn",
+        sync_batchnorm=settings.sync_batchnorm,
         use_distributed_sampler=False,  # the data module's own sampler divides the images
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
