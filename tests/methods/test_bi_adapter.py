@@ -115,10 +115,10 @@ def test_training_on_moves_weights_between_the_levels_that_were_saved():
     method.load_state_dict(method.unpack(method.pack(method.state_dict())))
     layer = method.adapters[0].down
     fixed = layer.fixed.clone()
-    before, _ = encode(layer.weight, layer.fixed, 1)
+    before, _ = encode(layer.weight, layer.fixed, layer.boundaries)
     with torch.no_grad():
         layer.weight.add_(torch.randn_like(layer.weight))
-    after, used = encode(layer.weight, layer.fixed, 1)
+    after, used = encode(layer.weight, layer.fixed, layer.boundaries)
     assert torch.equal(used, fixed)
     assert not torch.equal(before, after)
 

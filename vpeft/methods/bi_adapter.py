@@ -67,7 +67,7 @@ class BiAdapter(nn.Module):
         codes, statistics = [], []
         for name in self._matrices():
             weight, fixed = state[f"{name}.weight"], state[f"{name}.fixed"]
-            code, mean_std = encode(weight, fixed, self.bits)
+            code, mean_std = encode(weight, fixed, levels(self.bits)[1])
             codes.append(code.flatten())
             statistics.append(mean_std)
         return {"codes": to_bits(torch.cat(codes), self.bits), "statistics": torch.stack(statistics)}
@@ -108,22 +108,21 @@ class Quantised(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, bits: int) -> None:
         super().__init__()
-        self.bits = bits
+        self.level, self.boundaries = levels(bits)  # here and not in forward, where a compiler would trace their making
         self.weight = nn.Parameter(torch.empty(out_dim, in_dim))
         self.register_buffer("fixed", torch.zeros(2))  # mean and deviation of a loaded adapter, else zeros
 
     def forward(self, x: Tensor) -> Tensor:
-        code, (mean, std) = encode(self.weight, self.fixed, self.bits)
+        code, (mean, std) = encode(self.weight, self.fixed, self.boundaries)
         w = (self.weight - mean) / (std + 1e-5)
-        q = levels(self.bits)[0].to(w.device)[code.detach()] + (w - w.detach())  # exactly a level, the gradient of w
+        q = self.level.to(w.device)[code.detach()] + (w - w.detach())  # exactly a level, the gradient of w
         return F.linear(x, q * std + mean)
 
 
-def encode(weight: Tensor, fixed: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def encode(weight: Tensor, fixed: Tensor, boundaries: Tensor) -> tuple[Tensor, Tensor]:
     """Index of every weight's level, and the mean and deviation that it was standardised with."""
     mean, std = statistics = torch.where(fixed[1] > 0, fixed, torch.stack([weight.mean(), weight.std()]))
-    boundaries = levels(bits)[1].to(weight.device)
-    return torch.bucketize((weight - mean) / (std + 1e-5), boundaries), statistics
+    return torch.bucketize((weight - mean) / (std + 1e-5), boundaries.to(weight.device)), statistics
 
 
 @lru_cache
