@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -22,26 +23,24 @@ import yaml
 
 from vpeft import protocols
 from vpeft.data.tables import EMBEDDED
-from vpeft.dense.multitask_schema import MultiTaskConfig
-from vpeft.dense.openvocab_schema import OpenVocabConfig
-from vpeft.dense.segmentation_schema import SegmentationConfig
+from vpeft.kinds import KINDS, AnyConfig, TunedConfig, complete
 from vpeft.nearest import did_you_mean
 from vpeft.schema import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, mistakes, values
 from vpeft.setting import Setting, alternatives, check_type, is_entry, near, parse_types, quoted, schema
-from vpeft.yaml_file import load_yaml, read_yaml
+from vpeft.yaml_file import load_yaml, plain, read_yaml
 
-__all__ = ["Config", "ConfigError", "DataConfig", "HeadConfig", "OptimConfig", "TrainConfig", "parse", "to_yaml"]
-
-# Methods on a backbone: what vpeft.run builds, and counts in epochs.
-TunedConfig = Config | SegmentationConfig | MultiTaskConfig
-AnyConfig = TunedConfig | OpenVocabConfig
-# The schema of every kind of run.
-KINDS: dict[str, type[AnyConfig]] = {
-    "classification": Config,
-    "segmentation": SegmentationConfig,
-    "multitask": MultiTaskConfig,
-    "openvocab": OpenVocabConfig,
-}
+__all__ = [
+    "AnyConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "HeadConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "TunedConfig",
+    "parse",
+    "to_yaml",
+]
 
 COMMAND_LINE = "command line"
 Settings = dict[str, Setting]  # by dotted key: "method", "data.task"; in overrides also "method.prompts"
@@ -75,7 +74,7 @@ def parse(argv: Sequence[str], prog: str = "tools/train.py") -> AnyConfig:
 
 def to_yaml(config: AnyConfig) -> str:
     """The resolved configuration as the text of a config file, which `parse` reads back to an equal one."""
-    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -123,37 +122,7 @@ def resolve(tree: Mapping[str, Any], source: str, overrides: Iterable[tuple[str,
         recipe = _merge(kind, recipe, [*settings.items(), *(on_embedded.items() if embedded else ())])
     settings = _merge(kind, recipe, given)
     config = _build(kind, settings, source)
-    if isinstance(config, OpenVocabConfig):
-        return config
-    # Last, because the signatures of the methods cannot be read without importing torch.
-    from vpeft import methods
-
-    for setting in (recipe.get("method"), settings.get("method")):
-        try:
-            methods.check(setting.value if setting else config.method)
-        except ValueError as error:
-            raise ConfigError(f"{setting.source if setting else source}: {error}") from error
-    if isinstance(config, Config) and config.cache_features:
-        try:
-            methods.check_cacheable(config.method)
-        except ValueError as error:
-            raise ConfigError(f"{settings['cache_features'].source}: {error}") from error
-    if isinstance(config, SegmentationConfig):
-        from vpeft.dense import build
-
-        for key, sentence in build.mistakes(config):
-            raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
-        for key, entry in build.resolve(config).items():
-            setattr(config, key, _plain(entry))
-    if isinstance(config, MultiTaskConfig):
-        from vpeft.dense import multitask_build
-
-        for key, sentence in multitask_build.mistakes(config):
-            raise ConfigError(f"{settings[key].source if key in settings else source}: {sentence}")
-        specs = multitask_build.method_spec(config)
-        config.method = specs if isinstance(config.method, list) else specs[0]
-    config.method = _plain(methods.resolve(config.method))
-    return config
+    return complete(config, settings, recipe, source)
 
 
 def classifying(config: AnyConfig, source: str) -> Config:
@@ -169,7 +138,7 @@ def classifying(config: AnyConfig, source: str) -> Config:
 
 def departures(config: AnyConfig) -> dict[str, Any]:
     """The settings in which a configuration departs from the protocol it names, by dotted key."""
-    if isinstance(config, OpenVocabConfig) or config.protocol is None:
+    if not isinstance(config, TunedConfig) or config.protocol is None:
         return {}
     source = str(protocols.file(config.protocol))
     settings, on_embedded = _layer(type(config), protocols.read(config.protocol, "protocol"), source)
@@ -259,9 +228,10 @@ def _entry(old: Setting, key: str, new: Setting) -> Any:
     entry, _, option = key.partition(".")
     if option:
         if isinstance(old.value, list):
+            named = json.dumps([{"name": one["name"]} for one in old.value])
             raise ConfigError(
-                f"{new.source}: --{key} does not say which of the {len(old.value)} methods of {old.source} it is for; "
-                """give the whole list, as in --method '[{"name": "vpt"}, {"name": "lora"}]'"""
+                f"{new.source}: --{key} does not say which of the {len(old.value)} entries of {entry} in {old.source} it "
+                f"is for; give the whole list, as in --{entry} '{named}'"
             )
         if old.value is None:
             raise ConfigError(f"{new.source}: --{key} has no {entry} that it is for; give --{entry} with a name first")
@@ -299,14 +269,6 @@ def _dataclass(kind: type, namespace: jsonargparse.Namespace) -> Any:
             for key, value in vars(namespace).items()
         }
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _help(prog: str, kind: type[AnyConfig]) -> str:

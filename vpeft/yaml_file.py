@@ -86,3 +86,12 @@ def _missing(path: Path) -> str:
 def _beside(name: str, folder: Path) -> str:
     prefix = "" if folder == Path() else f"{folder}/"
     return did_you_mean(name, sorted(found.name for found in folder.glob("*.yaml")), prefix)
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML and JSON know it: tuples as lists, paths as text."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

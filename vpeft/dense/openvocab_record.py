@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -21,6 +20,7 @@ from vpeft.results.row import git_commit, now, versions
 from vpeft.run_folder import RunFolder
 from vpeft.tasks.openvocab import OpenVocab, normalization
 from vpeft.tasks.timing import Timing
+from vpeft.yaml_file import plain
 
 PARTS = {"side": "side.", "positions": "clip.", "background": "text."}
 
@@ -105,7 +105,7 @@ def result_row(
         "git": git_commit(),
         "folder": str(run.path),
     }
-    return _plain(row)
+    return plain(row)
 
 
 def manifest(config: OpenVocabConfig, task: OpenVocab, data: OpenVocabData, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,11 +169,3 @@ def _tested(task: OpenVocab, data: OpenVocabData) -> dict[str, Any]:
 def _counts(data: OpenVocabData) -> dict[str, int]:
     train = {} if data.train_set is None else {"train": len(data.train_set.files)}
     return train | {one.name: len(one.files) for one in data.test_sets}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
