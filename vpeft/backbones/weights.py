@@ -40,7 +40,8 @@ def content_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
+    for name in sorted(state):  # one at a time, so that a mapping may read its tensors when they are asked for
+        tensor = state[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
