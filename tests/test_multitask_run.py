@@ -143,6 +143,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
         (["--data.tasks", "[semseg, depht]"], "command line: data.tasks names 'depht'"),
         (["--method", "{name: mtlor}"], "command line: there is no method 'mtlor'; did you mean mtlora"),
         (["--method", "{name: fishmask}"], "command line: fishmask looks at images with one label each"),
+        (["--method", "{name: evp}"], "command line: evp shrinks the image within its prompt, and the labels would no"),
         (["--train.selection", "best_val"], "command line: train.selection best_val chooses on val"),
         (["--train.label_smoothing", "0.1"], "command line: train.label_smoothing belongs to kind classification"),
         (["--single_task.depth", "1"], "command line: there is no 'single_task.depth'"),

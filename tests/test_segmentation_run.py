@@ -152,7 +152,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
             [],
             r"config.yaml: neck.regime extractor runs the backbone without a graph, so lora would not learn",
         ),
-        ({"method": "{name: evp}"}, [], r"config.yaml: evp shrinks the image within its prompt, and the mask would no"),
+        ({"method": "{name: evp}"}, [], r"config.yaml: evp shrinks the image within its prompt, and the labels would no"),
         ({"method": "{name: ilm_vp}"}, [], r"config.yaml: ilm_vp shrinks the image within its prompt"),
         ({}, ["--inference.scales", "[]"], r"command line: inference.scales must be numbers above 0, not \[\]"),
         ({}, ["--head.kind", "linear"], r"command line: head linear_bn has no 'kind'"),

@@ -54,7 +54,9 @@ class Tuned(nn.Module):
         # Before any method attaches: one that parametrizes a tensor changes its name.
         adopted = [method.adopts(backbone) if isinstance(method, Selective) else None for method in methods]
         for method, names in zip(methods, adopted, strict=True):
+        past_the_blocks: list[str] = []
             try:
+            before = backbone.edits_of_features
                 method.attach(backbone)  # type: ignore[operator]
             except ValueError as error:
                 if len(methods) == 1:
@@ -62,13 +64,15 @@ class Tuned(nn.Module):
                 listed = ", ".join(name_of(one) for one in methods)
                 raise ValueError(f"{error} The methods are {listed}, attached in this order.") from error
             if names is not None:
+            if backbone.edits_of_features > before:
+                past_the_blocks.append(name_of(method))
                 if not names:
                     raise ValueError(f"{type(method).__name__} found nothing to train in {backbone.name}.")
                 self.adopted += [name for name in names if name not in self.adopted]
-        if neck is not None and (unseen := backbone.edits_of_features()):
+        if neck is not None and past_the_blocks:
             raise ValueError(
-                f"{' and '.join(unseen)} changes what is read from the last block as features, which a neck does not "
-                "read. Use a method that acts on the blocks, or kind: classification."
+                f"{' and '.join(past_the_blocks)} changes what is read from the last block as features, which a neck "
+                "does not read. Use a method that acts on the blocks, or kind: classification."
             )
         for name in self.adopted:
             parameters[name].requires_grad_(True)

@@ -46,6 +46,15 @@ def test_blocks_after_the_last_map_do_not_run():
     assert not ran
 
 
+def test_methods_count_and_learn_in_the_blocks_that_run_only():
+    body = deep()
+    neck = Layers(body, [0, 1])
+    model = Tuned(body, build([{"name": "lora", "rank": 2}, {"name": "partial"}], body), nn.Identity(), neck=neck)
+    assert len(list(model.methods[0].parameters())) == 2 * 4
+    assert {name.split(".")[1] for name in model.adopted} == {"1"}
+    assert max(model.levels()[id(p)] for name, p in body.model.named_parameters() if name in model.adopted) == 2
+
+
 def test_pyramid_is_feature2pyramid():
     body = deep()
     neck = Layers(body, rescale="pyramid").eval()

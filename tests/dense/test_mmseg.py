@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from vpeft.config import OptimConfig
 from vpeft.dense import mmseg
 from vpeft.heads.fcn import FCNHead
+from vpeft.heads.setr import SETRHead
 from vpeft.heads.uper import UPerHead
 
 NORM = {"type": "SyncBN", "requires_grad": True}
@@ -105,10 +106,12 @@ def test_our_heads_equal_the_installed_mmsegs(installed, training):
     common = {"num_classes": 5, "norm_cfg": {"type": "BN"}, "align_corners": False, "dropout_ratio": 0}
     uper = {"type": "UPerHead", "in_channels": [4, 6, 8, 10], "in_index": [0, 1, 2, 3], "channels": 8, **common}
     fcn = {"type": "FCNHead", "in_channels": 8, "in_index": 2, "channels": 8, "concat_input": False, **common}
+    setr = {"type": "SETRUPHead", "in_channels": 10, "in_index": 3, "channels": 8, **common}
     maps = [torch.randn(2, channels, 12 >> i, 16 >> i) for i, channels in enumerate((4, 6, 8, 10))]
     pairs = [
         (models.build({**uper, "pool_scales": (1, 2, 3, 6)}), UPerHead([4, 6, 8, 10], 5, width=8, dropout=0.0)),
         (models.build({**fcn, "num_convs": 1}), FCNHead([4, 6, 8, 10], 5, width=8, dropout=0.0)),
+        (models.build({**setr, "num_convs": 4, "up_scale": 2}), SETRHead([4, 6, 8, 10], 5, width=8)),
     ]
     for theirs, ours in pairs:
         ours.load_state_dict(theirs.state_dict())
@@ -135,6 +138,19 @@ def test_the_backbone_is_known_to_an_mmseg_config_file(installed, tmp_path):
 def test_a_neck_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="VpeftBackbone: there is no neck 'pyramid'; there are "):
         mmseg.VpeftBackbone("vit_tiny_patch16_224", {"name": "lora"}, {"name": "pyramid"}, "none", 32)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"name": "fishmask"}, "VpeftBackbone: fishmask looks at images with one label each before it trains"),
+        ({"name": "evp"}, "VpeftBackbone: evp shrinks the image within its prompt, and the labels would no longer lie"),
+        ({"name": "vqt"}, "vqt changes what is read from the last block as features, which a neck does not read"),
+    ],
+)
+def test_methods_that_do_not_go_with_masks_are_refused(method, words):
+    with pytest.raises(ValueError, match=words):
+        mmseg.VpeftBackbone("vit_tiny_patch16_224", method, {"name": "last"}, "none", 32)
 
 
 class Batches(L.LightningDataModule):
@@ -200,3 +216,23 @@ def test_mmsegs_own_model_trains_under_lightning_and_comes_back_to_the_bit(model
     _, samples = trained.prepare(batch)
     theirs, _ = trained.prepare({"inputs": list(batch["image"].flip(1)), "data_samples": samples})
     torch.testing.assert_close(theirs, images)
+
+
+def test_steps_penalties_and_rates_of_a_method_are_those_of_other_runs(installed, tmp_path, monkeypatch):
+    from vpeft.methods.adalora import AdaLoRA
+    from vpeft.tasks.mmseg import MMSegmentation
+
+    stepped = []
+    monkeypatch.setattr(AdaLoRA, "after_step", lambda self, step, steps: stepped.append((step, steps)))
+    monkeypatch.setattr(AdaLoRA, "penalty", lambda self: torch.tensor(1e6))
+    body = {**MODEL["backbone"], "method": [{"name": "adalora", "rank": 4, "target_rank": 2}, {"name": "layernorm"}]}
+    optim = OptimConfig(lr=1e-3, head_lr=1e-2, warmup_epochs=0.25, schedule="poly", power=0.5, layer_decay=0.5)
+    task = MMSegmentation(mmseg.build({**MODEL, "backbone": body}), "abcd", optim, 1, [0.5] * 3, [0.5] * 3)
+    run = trainer(tmp_path, limit_val_batches=0)
+    run.fit(task, Batches())
+    assert stepped == [(step, 4) for step in range(4)]
+    assert run.callback_metrics["train/loss"] > 1e6
+    peak = {group["name"]: group["initial_lr"] for group in run.optimizers[0].param_groups}
+    assert (peak["method"], peak["head"]) == (1e-3, 1e-2)
+    assert peak["backbone12_undecayed"] == pytest.approx(1e-3 * 0.5)  # the last block; the norm after it is one more
+    assert run.lr_scheduler_configs[0].scheduler.lr_lambdas[0](2) == pytest.approx((2 / 3) ** 0.5)

@@ -139,6 +139,12 @@ class Backbone(nn.Module):
         last = {id(parameter) for parameter in self.family.norm.parameters()}
         self.family.unused += tuple(name for name, p in self.model.named_parameters() if id(p) in last)
 
+    def end_after(self, last: int) -> None:
+        """Take the blocks behind block `last` from what runs and from what methods may touch; this too comes first."""
+        behind = {id(parameter) for block in self.blocks[last + 1 :] for parameter in block.module.parameters()}
+        del self.blocks[last + 1 :]
+        self.family.unused += tuple(name for name, p in self.model.named_parameters() if id(p) in behind)
+
     def edit_pixels(self, edit: Callable[[Tensor], Tensor]) -> None:
         """Change images [B, 3, H, W] before the patch embedding."""
         self._on_pixels.append(edit)
@@ -167,9 +173,10 @@ class Backbone(nn.Module):
         """Change features [B, D]; a method that changes D says so (`vpeft.methods.Widening`)."""
         self._on_features.append(edit)
 
-    def edits_of_features(self) -> list[str]:
-        """Names of the methods that act on features, or on how they are read."""
-        return [_owner(edit) for edit in (*self._on_features, self._read) if edit is not None]
+    @property
+    def edits_of_features(self) -> int:
+        """How many edits there are of features, or of how they are read."""
+        return len(self._on_features) + (self._read is not None)
 
     def embed(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.image_size:

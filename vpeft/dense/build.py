@@ -17,34 +17,20 @@ from vpeft.dense.heads import DENSE_HEADS
 from vpeft.dense.necks import NECKS
 from vpeft.dense.pictures import SegmentedPictures
 from vpeft.dense.segmentation_schema import SegmentationConfig
+from vpeft.dense.unfit import unfit
 from vpeft.job import Job
 from vpeft.normalization import normalization
 from vpeft.tasks.segmentation import Segmentation
 from vpeft.tuned import Tuned
 
 _NECK, _HEAD = ("backbone",), ("channels", "classes")  # arguments that are given here, not in a configuration
-_SHRINKING = (("evp", None), ("ilm_vp", "outside"))  # methods, and their `kind`, after which a pixel is elsewhere
 
 
 def mistakes(config: SegmentationConfig) -> Iterator[tuple[str, str]]:
     """Necks, heads and methods that there are not or that cannot work: the setting, and the sentence that says so."""
+    for sentence in unfit(config.method):
+        yield "method", sentence
     specs = config.method if isinstance(config.method, list) else [config.method]
-    looking = [spec["name"] for spec in specs if issubclass(methods.METHODS[spec["name"]], methods.Preparing)]
-    if looking:
-        yield (
-            "method",
-            f"{' and '.join(looking)} looks at images with one label each before it trains, and here are masks; "
-            "use another method, or kind: classification",
-        )
-    plain = methods.resolve(config.method)
-    resolved = plain if isinstance(plain, list) else [plain]
-    shrinking = [one["name"] for one in resolved if (one["name"], one.get("kind")) in _SHRINKING]
-    if shrinking:
-        yield (
-            "method",
-            f"{' and '.join(shrinking)} shrinks the image within its prompt, and the mask would no longer lie over it; "
-            "use another method, or kind: classification",
-        )
     idle = [spec["name"] for spec in specs if spec["name"] != "linear"]
     if config.neck.get("regime") == "extractor" and idle:
         yield (

@@ -31,6 +31,9 @@ class Layers(nn.Module):
 
     Args:
         backbone: A plain ViT; methods are built for it afterwards.
+    The backbone ends at the last of `layers`: blocks behind it do not run, methods that are built afterwards leave them
+    alone, and drop paths and layer decay count without them.
+
         layers: Blocks, counted from 0, after which maps are taken; None is four, evenly spaced (2 5 8 11 of 12).
         rescale: Leave all maps as they are (`none`), or one of the two necks, which take four.
         width: c of `multilevel`; None is d.
@@ -72,14 +75,16 @@ class Layers(nn.Module):
         wide = (width or dim) if rescale == "multilevel" else dim
         self.channels = [wide] * len(scales)
         self.strides = [int(backbone.patch[0] / scale) for scale in scales]
-        self.rescale = {"none": nn.Identity, "pyramid": Pyramid, "multilevel": MultiLevel}[rescale](dim, wide)
+        kinds = {"none": nn.Identity, "bilinear": Bilinear, "pyramid": Pyramid, "multilevel": MultiLevel}
+        self.rescale = kinds[rescale](dim, wide)
+        backbone.end_after(self.layers[-1])
         if not final_norm:
             backbone.skip_norm()
 
     def forward(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = []
         x = backbone.embed(images)
-        for index, block in enumerate(backbone.blocks[: self.layers[-1] + 1]):
+        for index, block in enumerate(backbone.blocks):
             x = block(backbone.between(index, x))
             if index in self.layers:
                 maps.append(_patches(backbone.family.norm(x) if self.final_norm else x, self.grid))

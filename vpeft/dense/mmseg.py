@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vpeft import methods
 from vpeft.backbones import create
+from vpeft.dense.unfit import unfit
 from vpeft.tuned import Tuned
 
 INSTALL = "pip install -c constraints.txt -e '.[dense]'"
@@ -42,7 +43,8 @@ class VpeftBackbone(nn.Module):
         image_size: Side, or height and width: mmseg's crop.
 
     Raises:
-        ValueError: a backbone, method or neck that there is not, or an option that it does not have.
+        ValueError: a backbone, method or neck that there is not, an option that it does not have, or a method that
+            does not go with masks.
     """
 
     def __init__(
@@ -60,16 +62,14 @@ class VpeftBackbone(nn.Module):
         kind = options.pop("name", None)
         if kind not in NECKS:
             raise ValueError(f"VpeftBackbone: there is no neck '{kind}'; there are {', '.join(NECKS)}.")
+        for sentence in unfit(method):
+            raise ValueError(f"VpeftBackbone: {sentence}.")
         body = create(name, pretrained, image_size)
-        self.neck: Any = NECKS[kind](body, **options)  # before the methods, which leave alone what it does not read
-        self.tuned = Tuned(body, methods.build(method, body), nn.Identity())
-        adopted = self.neck.adopts(body) if isinstance(self.neck, methods.Selective) else []
-        for name in adopted:
-            body.model.get_parameter(name).requires_grad_(True)
-        self.tuned.adopted += [name for name in adopted if name not in self.tuned.adopted]
+        built = NECKS[kind](body, **options)  # before the methods, which leave alone what it does not read
+        self.tuned = Tuned(body, methods.build(method, body), nn.Identity(), neck=built)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.neck(self.tuned.backbone, images))
+        return tuple(self.tuned(images))
 
     def frozen(self) -> set[str]:
         """Names in its state dict that training leaves as they are."""

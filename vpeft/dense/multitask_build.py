@@ -15,6 +15,7 @@ from vpeft.data.pascal_context import identifiers
 from vpeft.dense.multitask import multitask
 from vpeft.dense.multitask_pictures import MultiTaskPictures
 from vpeft.dense.multitask_schema import MultiTaskConfig
+from vpeft.dense.unfit import unfit
 from vpeft.job import Data, Job
 from vpeft.normalization import normalization
 from vpeft.tasks.multitask import MultiTaskModule
@@ -23,14 +24,10 @@ from vpeft.tuned import Tuned
 
 def mistakes(config: MultiTaskConfig) -> Iterator[tuple[str, str]]:
     """Methods that cannot work: the setting, and the sentence that says so."""
-    names = [spec["name"] for spec in method_spec(config)]
-    looking = [name for name in names if issubclass(methods.METHODS[name], methods.Preparing)]
-    if looking:
-        yield (
-            "method",
-            f"{' and '.join(looking)} looks at images with one label each before it trains, and here are several maps; "
-            "use another method, or kind: classification",
-        )
+    specs = method_spec(config)
+    for sentence in unfit(specs):
+        yield "method", sentence
+    names = [spec["name"] for spec in specs]
     if len(names) > 1 and "mtlora" in names:
         yield "method", "mtlora goes alone in a multi-task run: it carries the tasks beside the trunk"
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from vpeft.config import OptimConfig
 from vpeft.dense.iou import Areas, Scores, scores
 from vpeft.dense.mmseg import VpeftBackbone, need
-from vpeft.tasks.optimisation import learning_rates, optimizer, parameter_groups, schedule
+from vpeft.tasks import learning
+from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
+from vpeft.tuned import Tuned
 
 
 class MMSegmentation(L.LightningModule):
@@ -49,11 +51,16 @@ class MMSegmentation(L.LightningModule):
         super().__init__()
         self.model: Any = model
         self.classes, self.optim, self.epochs = list(classes), optim, epochs
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", learning.channels(tuple(mean)), persistent=False)
+        self.register_buffer("std", learning.channels(tuple(std)), persistent=False)
         self.areas = Areas(len(classes))
         self.evaluation: Scores | None = None
         self.strict_loading = False  # what is frozen is not in a checkpoint
+
+    @property
+    def tuned(self) -> Tuned | None:
+        """Backbone and methods, if they are this project's."""
+        return self.model.backbone.tuned if isinstance(self.model.backbone, VpeftBackbone) else None
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size == 1:  # SyncBatchNorm needs several processes
@@ -77,15 +84,27 @@ class MMSegmentation(L.LightningModule):
             sample = structures.SegDataSample(gt_sem_seg=pixels.PixelData(data=mask[None]))
             sample.set_metainfo({"img_shape": size, "pad_shape": size, "ori_shape": tuple(mask.shape)})
             samples.append(sample)
-        return (batch["image"].float() / 255 - self.mean) / self.std, samples
+        return learning.normalise(batch["image"], self.mean, self.std), samples
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         images, samples = self.prepare(batch)
         loss, terms = self.model.parse_losses(self.model(images, samples, mode="loss"))
+        if self.tuned:
+            terms["loss"] = loss = loss + learning.penalty(self.tuned)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=len(images))
         rates = learning_rates(self.trainer.optimizers[0])
         self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=len(images))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.tuned:
+            learning.after_backward(self.trainer, self.tuned)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.trainer.global_step
+        super().optimizer_step(*args, **kwargs)
+        if self.tuned:
+            learning.after_step(self.trainer, self.tuned, step)
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         images, samples = self.prepare(batch)
@@ -115,14 +134,15 @@ class MMSegmentation(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {"method": [], "backbone": [], "head": []}
+        if self.tuned:
+            groups |= self.tuned.parameter_groups()
+        own = {id(parameter) for part in groups.values() for _, parameter in part}
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and id(parameter) not in own:
                 groups["backbone" if name.startswith("backbone.") else "head"].append((name, parameter))
-        built = optimizer(parameter_groups(groups, self.optim), self.optim)
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = round(steps / self.epochs * self.optim.warmup_epochs)
-        factor = torch.optim.lr_scheduler.LambdaLR(built, lambda step: schedule(step, steps, warmup, self.optim.min_lr))
-        return {"optimizer": built, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
+        levels = self.tuned.levels() if self.tuned else None
+        built = optimizer(parameter_groups(groups, self.optim, levels), self.optim)
+        return build_schedule(built, self.optim, int(self.trainer.estimated_stepping_batches), self.epochs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         frozen = self._frozen()
