@@ -1,0 +1,174 @@
+"""From conversations to token ids: where images go, what is trained, what does not fit.
+
+Shapes: L positions of a sequence.
+
+Image positions carry id 0 and their mask: no vocabulary grows, and the model puts image tokens there. Special tokens
+come in by id only. In texts they are tokenised as the characters they are written with, so no sample can end a turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mllm.sample import MARKER, Sample, Source, Turn, check
+from mllm.segments import Segment
+from mllm.templates import AnyTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORED", "Encoded", "Sample", "Segment", "Turn", "encode", "prompt"]
+
+IGNORED = -100  # cross-entropy's own, of positions that are not trained
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence.
+
+    Args:
+        ids: [L] long, 0 at images.
+        labels: [L] long, the ids where they are trained, else -100.
+        image_mask: [L] bool, positions of image tokens.
+        time: [L] long, images begun up to and including a position.
+        images: In the order of their places.
+        instructions: For each image, the text of the turn it was given with.
+        where: Names the sample in messages.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    image_mask: Tensor
+    time: Tensor
+    images: tuple[Source, ...]
+    instructions: tuple[str, ...]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode(
+    sample: Sample,
+    template: AnyTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens_per_image: int,
+    max_length: int,
+) -> Encoded:
+    """A training sequence; text beyond `max_length` is cut off, images never are.
+
+    Args:
+        sample: With an answer at its end.
+        template: How the conversation is written.
+        tokenizer: Of the language model.
+        tokens_per_image: Positions that an image takes, `tokens` of the connector.
+        max_length: Longest sequence.
+
+    Raises:
+        ValueError: The sample has a fault, an image does not fit, or no answer is left within `max_length`; names file
+            and id.
+    """
+    check(sample)
+    whole = _written(sample, template, tokenizer, tokens_per_image)
+    if len(whole) <= max_length:
+        return whole
+    inside = int(whole.image_mask[:max_length].sum())
+    late = int(whole.time[:max_length].amax()) < len(sample.images)
+    if inside < int(whole.image_mask.sum()) or late:
+        place = inside // tokens_per_image + 1 if tokens_per_image else int(whole.time[max_length - 1]) + 1
+        raise ValueError(
+            f"{sample.where}: image {place} of {len(sample.images)} would end behind position {max_length}, "
+            "data.max_length, and images are not cut; raise data.max_length, use a connector with fewer tokens than "
+            f"{tokens_per_image}, or shorten the text before it."
+        )
+    cut = replace(
+        whole,
+        ids=whole.ids[:max_length],
+        labels=whole.labels[:max_length],
+        image_mask=whole.image_mask[:max_length],
+        time=whole.time[:max_length],
+    )
+    if bool((cut.labels == IGNORED).all()):
+        raise ValueError(
+            f"{sample.where} has {len(whole)} tokens, and its first answer begins behind position {max_length}, "
+            "data.max_length; raise it, or shorten the question."
+        )
+    return cut
+
+
+def prompt(
+    sample: Sample,
+    template: AnyTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens_per_image: int,
+    max_length: int | None = None,
+) -> Encoded:
+    """What an answer is generated from: token for token the beginning of the training sequence, nothing trained.
+
+    Args:
+        sample: An answer at its end is left out.
+        template, tokenizer, tokens_per_image: As in `encode`.
+        max_length: The longest prompt, for none is cut; None takes any.
+
+    Raises:
+        ValueError: The sample has a fault or is too long; names file and id.
+    """
+    if sample.turns and sample.turns[-1].role == "assistant":
+        sample = replace(sample, turns=sample.turns[:-1])
+    check(sample, answered=False)
+    whole = _written(sample, template, tokenizer, tokens_per_image)
+    if max_length is not None and len(whole) > max_length:
+        raise ValueError(
+            f"{sample.where}: the prompt has {len(whole)} tokens, and {max_length} are allowed; shorten the "
+            "conversation or raise data.max_length."
+        )
+    return replace(whole, labels=torch.full_like(whole.labels, IGNORED))
+
+
+def _written(
+    sample: Sample, template: AnyTemplate, tokenizer: PreTrainedTokenizerBase, tokens_per_image: int
+) -> Encoded:
+    try:
+        segments = template.segments(sample.turns, tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{sample.where}: {error}") from error
+    ids: list[int] = []
+    labels: list[int] = []
+    time: list[int] = []
+    mask: list[bool] = []
+    seen = 0
+    for segment in segments:
+        if segment.image:
+            seen += 1
+            new = [0] * tokens_per_image
+        elif segment.token is not None:
+            new = [segment.token]
+        else:
+            new = _tokenised(segment.text, tokenizer)
+        ids += new
+        labels += new if segment.trained else [IGNORED] * len(new)
+        time += [seen] * len(new)
+        mask += [segment.image] * len(new)
+    return Encoded(
+        ids=torch.tensor(ids, dtype=torch.int64),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        image_mask=torch.tensor(mask, dtype=torch.bool),
+        time=torch.tensor(time, dtype=torch.int64),
+        images=sample.images,
+        instructions=tuple(_instructions(sample)),
+        where=sample.where,
+    )
+
+
+def _tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    # Not verbose: the length is compared with data.max_length here, and not with what the tokenizer was saved with.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
+
+
+def _instructions(sample: Sample) -> list[str]:
+    questions = [turn.text for turn in sample.turns if turn.role == "user"]
+    return [text.replace(MARKER, "").strip() for text in questions for _ in range(text.count(MARKER))]
