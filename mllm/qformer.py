@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mllm.sizes import positive
 from vpeft.modules import Modules
 
 KeysValues = tuple[Tensor, Tensor]  # [B H Q D/H] each, of one layer
@@ -64,10 +65,8 @@ class QFormer(nn.Module):
         positions: int = 512,
     ) -> None:
         super().__init__()
-        sizes = {"tokens": queries, "dim": dim, "depth": depth, "heads": heads, "cross_every": cross_every}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it has to be at least 1.")
+        positive(tokens=queries, dim=dim, depth=depth, heads=heads, hidden=hidden, cross_every=cross_every)
+        positive(vocab=1 if vocab is None else vocab, positions=positions)
         if dim % heads:
             raise ValueError(f"heads is {heads}, which does not divide dim, {dim}.")
         self.queries = nn.Parameter(torch.empty(1, queries, dim))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mllm.connectors.grid import patches, square, to_map, to_tokens
 from mllm.connectors.mlp import mlp
 from mllm.shapes import TextShape, VisionShape
+from mllm.sizes import positive
 
 
 class CAbstractor(nn.Module):
@@ -36,7 +37,7 @@ class CAbstractor(nn.Module):
         end_tokens: Learned tokens that follow the M.
 
     Raises:
-        ValueError: tokens that are no square or more a side than the grid has; a depth below 1.
+        ValueError: tokens that are no square or more a side than the grid has; a size below 1.
     """
 
     packable = True
@@ -55,8 +56,7 @@ class CAbstractor(nn.Module):
         from timm.layers.norm import LayerNorm2d  # loading all models of timm takes seconds
         from timm.models.regnet import RegStage
 
-        if depth < 1:
-            raise ValueError(f"depth is {depth}; a stage has at least 1 bottleneck.")
+        positive(hidden=hidden, depth=depth)
         self.vision, self.side = vision, square(tokens, vision)
         self.tokens = tokens + end_tokens
         self.positions = small(1, math.prod(vision.grid), vision.dim)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mllm.connectors.c_abstractor import small
 from mllm.connectors.grid import patches, square, to_map, to_tokens
 from mllm.shapes import TextShape, VisionShape
+from mllm.sizes import positive
 from vpeft.dense.deform_attn import DeformableAttention
 from vpeft.modules import Modules
 
@@ -46,7 +47,7 @@ class DAbstractor(nn.Module):
         end_tokens: Learned tokens that follow the M, before the last map.
 
     Raises:
-        ValueError: tokens that are no square or more a side than the grid has; a depth below 1; heads that do not
+        ValueError: tokens that are no square or more a side than the grid has; a size below 1; heads that do not
             divide D.
     """
 
@@ -66,9 +67,8 @@ class DAbstractor(nn.Module):
         end_tokens: int = 0,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth is {depth}; the decoder has at least 1 layer.")
-        if heads < 1 or dim % heads:
+        positive(dim=dim, depth=depth, heads=heads, points=points, ffn=ffn)
+        if dim % heads:
             raise ValueError(f"heads is {heads}, which does not divide dim, {dim}.")
         self.vision, self.side = vision, square(tokens, vision)
         self.tokens = tokens + end_tokens

@@ -56,7 +56,7 @@ class QFormerConnector(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = tokens
-        words = (vocab or text.vocab) if instructed else None
+        words = (text.vocab if vocab is None else vocab) if instructed else None
         self.norm = nn.LayerNorm(vision.dim)
         self.qformer = QFormer(tokens, vision.dim, dim, depth, heads, hidden, cross_every, dropout, words, positions)
         self.proj = nn.Linear(dim, text.dim)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mllm.shapes import TextShape, VisionShape
+from mllm.sizes import positive
 from vpeft.modules import Modules
 
 
@@ -93,10 +94,7 @@ class Perceiver(nn.Module):
         frames: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "tokens": latents, "depth": depth, "heads": heads, "head_dim": head_dim, "ratio": ratio}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it has to be at least 1.")
+        positive(dim=dim, tokens=latents, depth=depth, heads=heads, head_dim=head_dim, ratio=ratio)
         self.latents = nn.Parameter(torch.randn(latents, dim))
         self.media = nn.Parameter(torch.randn(media, 1, dim)) if media else None
         self.frames = nn.Parameter(torch.randn(frames, 1, dim)) if frames else None

@@ -201,6 +201,7 @@ def test_it_starts_as_bert_with_different_queries():
         ({"heads": 5}, "heads is 5, which does not divide dim, 24"),
         ({"depth": 0}, "depth is 0; it has to be at least 1"),
         ({"cross_every": 0}, "cross_every is 0; it has to be at least 1"),
+        ({"vocab": 0}, "vocab is 0; it has to be at least 1"),
         ({"heads": 0}, "heads is 0; it has to be at least 1"),
     ],
 )

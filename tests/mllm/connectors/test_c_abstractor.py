@@ -61,7 +61,7 @@ def test_positions_and_end_tokens_start_small_and_different():
     [
         ({"tokens": 5}, "tokens is 5, which is not a square; 4 and 9 are"),
         ({"tokens": 36}, "the grid has 5 x 5 patches; at most 25 fit"),
-        ({"depth": 0}, "depth is 0; a stage has at least 1 bottleneck"),
+        ({"depth": 0}, "depth is 0; it has to be at least 1"),
         ({"mlp_depth": 0}, "an MLP of depth 0"),
     ],
 )

@@ -94,7 +94,8 @@ def test_prefix_tokens_are_left_out():
     ("options", "words"),
     [
         ({"tokens": 5}, "tokens is 5, which is not a square; 4 and 9 are"),
-        ({"depth": 0}, "depth is 0; the decoder has at least 1 layer"),
+        ({"depth": 0}, "depth is 0; it has to be at least 1"),
+        ({"points": 0}, "points is 0; it has to be at least 1"),
         ({"heads": 3}, "heads is 3, which does not divide dim, 16"),
     ],
 )

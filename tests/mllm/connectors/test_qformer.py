@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mllm.connectors import Instructed
 from mllm.connectors.qformer import QFormerConnector
+from tests.mllm.diversity import apart
 from tests.mllm.shapes import shapes
 
 SIZES = {"tokens": 4, "dim": 24, "depth": 2, "heads": 3, "hidden": 40}
@@ -63,11 +64,3 @@ def test_equal_queries_would_stay_equal():
     connector = small()
     torch.nn.init.zeros_(connector.qformer.queries)
     assert apart(connector(torch.randn(8, 9, 20))) < 1e-5
-
-
-def apart(tokens: torch.Tensor) -> float:
-    """1 - mean cosine of different tokens of an image."""
-    tokens = F.normalize(tokens, dim=-1)
-    count = tokens.shape[1]
-    cosines = (tokens @ tokens.mT).sum(dim=(1, 2)) - count
-    return 1 - (cosines / (count * (count - 1))).mean().item()
