@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.data.layouts import write_image
-from vpeft.data.images import UnreadableImage, load_image
+from vpeft.data.images import UnreadableImage, decode, decode_bytes, load_image
 
 
 def load(path: Path, size: tuple[int, int] = (2, 2), resize: str = "squash") -> torch.Tensor:
@@ -108,3 +108,12 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UnreadableImage, match=r"a\.tif.*floating-point numbers, whose range no file states"):
         load(tmp_path / "a.tif")
+
+
+def test_bytes_are_read_as_their_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, 0)
+    assert decode_bytes(path.read_bytes(), "in a shard").tobytes() == decode(path).tobytes()
+    for data, reason in ((b"", r"is empty \(0 bytes\)"), (path.read_bytes()[:-9], "could not be read as an image")):
+        with pytest.raises(UnreadableImage, match=f"^in a shard {reason}"):
+            decode_bytes(data, "in a shard")

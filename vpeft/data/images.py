@@ -5,6 +5,7 @@ H W  height and width in pixels
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,11 @@ def load_image(path: Path, size: tuple[int, int], resize: Resize, interpolation:
     Raises:
         UnreadableImage: The file is missing, empty, cut short or no image; the message has its path.
     """
-    image = _resize(decode(path), size, resize, interpolation)
+    return as_tensor(resized(decode(path), size, resize, interpolation))
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W] of an RGB image."""
     # A copy: torch takes only writable arrays without a warning, and PIL lends a read-only one.
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
@@ -49,12 +54,23 @@ def decode(path: Path) -> Image.Image:
     """
     if path.is_file() and path.stat().st_size == 0:
         raise UnreadableImage(f"{path} is empty (0 bytes); restore or remove it.")
+    return _decoded(path, str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> Image.Image:
+    """As `decode`, of a file's bytes; `name` stands for its path in messages."""
+    if not data:
+        raise UnreadableImage(f"{name} is empty (0 bytes); restore or remove it.")
+    return _decoded(io.BytesIO(data), name)
+
+
+def _decoded(file: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             return _rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's decoders raise whatever their format module meets
         reason = f"{type(error).__name__}: {error}"
-        raise UnreadableImage(f"{path} could not be read as an image ({reason}); restore or remove it.") from error
+        raise UnreadableImage(f"{name} could not be read as an image ({reason}); restore or remove it.") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -70,7 +86,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize(image: Image.Image, size: tuple[int, int], resize: Resize, interpolation: Interpolation) -> Image.Image:
+def resized(image: Image.Image, size: tuple[int, int], resize: Resize, interpolation: Interpolation) -> Image.Image:
+    """The image at (H, W), as `load_image` resizes it."""
     height, width = size
     if resize == "squash":
         return image.resize((width, height), _FILTERS[interpolation])

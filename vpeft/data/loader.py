@@ -154,7 +154,7 @@ def as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def make_loader(
-    batches: Dataset[dict[str, Tensor]], sampler: EpochSampler, workers: int
+    batches: Dataset[dict[str, Tensor]], sampler: Sampler[Fetch], workers: int
 ) -> DataLoader[dict[str, Tensor]]:
     """A loader over ready batches; its workers live as long as it does."""
     return DataLoader(
