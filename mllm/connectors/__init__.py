@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from mllm.connectors.avg_pool import AvgPool
 from mllm.connectors.c_abstractor import CAbstractor
 from mllm.connectors.d_abstractor import DAbstractor
+from mllm.connectors.gated_xattn import GatedXAttn
 from mllm.connectors.linear import Linear
 from mllm.connectors.mlp import MLP
 from mllm.connectors.pixel_shuffle import PixelShuffle
 from mllm.connectors.qformer import QFormerConnector
 from mllm.connectors.resampler import Resampler
+from mllm.connectors.visual_expert import VisualExpert
+from mllm.connectors.zero_init_prompt import ZeroInitPrompt
 from mllm.shapes import Layout, TextShape, VisionShape
 from vpeft import entries
 
@@ -31,11 +34,14 @@ CONNECTORS: dict[str, type[nn.Module]] = {
     "avg_pool": AvgPool,
     "c_abstractor": CAbstractor,
     "d_abstractor": DAbstractor,
+    "gated_xattn": GatedXAttn,
     "linear": Linear,
     "mlp": MLP,
     "pixel_shuffle": PixelShuffle,
     "qformer": QFormerConnector,
     "resampler": Resampler,
+    "visual_expert": VisualExpert,
+    "zero_init_prompt": ZeroInitPrompt,
 }
 
 

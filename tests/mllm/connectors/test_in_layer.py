@@ -239,11 +239,11 @@ def test_what_does_not_fit_is_refused(name):
     model = language_model()
     with pytest.raises(RuntimeError, match="call look\\(\\) before the language model runs"):
         attached(name, model)(torch.zeros(1, 5, 6)), model(torch.tensor([[5, 6]]))
-    with pytest.raises(ValueError, match="The connector was built for TextShape.*layers=3.*this language model is"):
+    with pytest.raises(ValueError, match=r"The connector was built for TextShape.*layers=3.*this language model is"):
         attached(name, language_model()).attach(Decoder(language_model(layers=4)))
     if name != "gated_xattn":
         with pytest.raises(
-            ValueError, match="of a OPTDecoderLayer is not known here. It is known of LlamaDecoderLayer"
+            ValueError, match=r"of a OPTDecoderLayer is not known here\. It is known of LlamaDecoderLayer"
         ):
             attached(name, language_model("opt"))
     connector = attached(name, model := language_model())
