@@ -214,8 +214,8 @@ MISTAKES = {
     "option for a list": (
         "method: [{name: vpt}, {name: lora}]",
         ["--method.rank", "4"],
-        "command line: --method.rank does not say which of the 2 methods of c.yaml it is for; give the whole list, "
-        """as in --method '[{"name": "vpt"}, {"name": "lora"}]'""",
+        "command line: --method.rank does not say which of the 2 entries of method in c.yaml it is for; give the whole "
+        """list, as in --method '[{"name": "vpt"}, {"name": "lora"}]'""",
     ),
     # words
     "no value": (VPT, ["--train.compile"], "command line: --train.compile needs a value: --train.compile VALUE"),

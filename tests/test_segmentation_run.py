@@ -26,7 +26,7 @@ kind: segmentation
 method: {method}
 neck: {neck}
 head: {head}
-auxiliary: {{name: fcn, width: 8, index: 0}}
+auxiliary: {auxiliary}
 backbone: {backbone}
 pretrained: none
 image_size: 64
@@ -40,6 +40,7 @@ PLAIN = {
     "method": "{name: lora, rank: 2}",
     "neck": "{name: last}",
     "head": "{name: linear_bn}",
+    "auxiliary": "{name: fcn, width: 8, index: 0}",
     "backbone": "test_vit.r160_in1k",
 }
 
@@ -77,8 +78,21 @@ def images(seed: int = 0) -> torch.Tensor:
             "neck": "{name: layers, layers: [0, 1, 3, 5], rescale: pyramid}",
             "head": "{name: mask, width: 32, queries: 4, encoder_layers: 1, decoder_layers: 1, points: 16}",
         },
+        {
+            "method": "{name: rein, tokens: 4, rank: 2, query_dim: 32}",
+            "neck": "{name: layers, layers: [0, 1, 3, 5], rescale: bilinear}",
+            "head": "{name: mask, width: 32, queries: 4, encoder_layers: 1, decoder_layers: 1, points: 16, "
+            "linked: true}",
+            "auxiliary": "null",
+        },
+        {
+            "method": "{name: vpt, prompts: 2}",
+            "neck": "{name: layers, layers: [1, 3, 5]}",
+            "head": "{name: setr, width: 8}",
+            "auxiliary": "[{name: setr, width: 8, convs: 1, index: 0}, {name: setr, width: 8, convs: 1, index: 1}]",
+        },
     ],
-    ids=["linear_bn", "vit_adapter", "mask"],
+    ids=["linear_bn", "vit_adapter", "mask", "rein", "vpt on setr"],
 )
 def test_a_saved_adapter_predicts_to_the_bit_what_was_trained(write, tmp_path, options):
     config = parse([write(**options)])
@@ -146,13 +160,28 @@ def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
         ({"neck": "{name: lasst}"}, [], r"config.yaml: there is no neck 'lasst'; did you mean last\?"),
         ({"head": "{name: uper, widht: 3}"}, [], r"config.yaml: head uper has no 'widht'; did you mean 'width'\?"),
         ({}, ["--auxiliary.index", "x"], r"command line: auxiliary fcn: index is 'x', which is not a whole number"),
+        (
+            {"auxiliary": "[{name: fcn}, {name: fcm}]"},
+            [],
+            r"config.yaml: there is no auxiliary 'fcm'; did you mean fcn\?",
+        ),
+        (
+            {"auxiliary": "[{name: fcn}, {name: setr}]"},
+            ["--auxiliary.width", "4"],
+            r"--auxiliary.width does not say which of the 2 entries of auxiliary in .*config.yaml it is for; give the "
+            r"""whole list, as in --auxiliary '\[{"name": "fcn"}, {"name": "setr"}\]'""",
+        ),
         ({"method": "{name: fishmask}"}, [], r"config.yaml: fishmask looks at images with one label each"),
         (
             {"neck": "{name: vit_adapter, regime: extractor}"},
             [],
             r"config.yaml: neck.regime extractor runs the backbone without a graph, so lora would not learn",
         ),
-        ({"method": "{name: evp}"}, [], r"config.yaml: evp shrinks the image within its prompt, and the labels would no"),
+        (
+            {"method": "{name: evp}"},
+            [],
+            r"config.yaml: evp shrinks the image within its prompt, and the labels would no",
+        ),
         ({"method": "{name: ilm_vp}"}, [], r"config.yaml: ilm_vp shrinks the image within its prompt"),
         ({}, ["--inference.scales", "[]"], r"command line: inference.scales must be numbers above 0, not \[\]"),
         ({}, ["--head.kind", "linear"], r"command line: head linear_bn has no 'kind'"),

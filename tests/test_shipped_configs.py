@@ -63,12 +63,14 @@ def test_a_published_recipe_keeps_its_values_with_the_flags_of_the_readme():
 
 
 ADE20K = sorted((ROOT / "configs" / "ade20k").glob("*.yaml"))
-# Rate, that of the head, decay, stochastic depth, iterations of 16 of the 20,210 images.
+# Rate, that of the head, decay, stochastic depth; iterations of so many of the 20,210 images, and those of the warm-up.
 DENSE_RECIPES = {
-    "linear": (1e-3, None, 1e-4, 0.0, 40_000),
-    "lorand": (6e-5, None, 0.01, 0.3, 160_000),
-    "mona": (3e-4, None, 0.01, 0.2, 160_000),
-    "vit_adapter": (2e-5, 2e-4, 0.01, 0.3, 160_000),
+    "linear": (1e-3, None, 1e-4, 0.0, 40_000, 16, 1500),
+    "lorand": (6e-5, None, 0.01, 0.3, 160_000, 16, 1500),
+    "mona": (3e-4, None, 0.01, 0.2, 160_000, 16, 1500),
+    "rein": (1e-4, None, 0.05, 0.0, 40_000, 4, 0),
+    "vit_adapter": (2e-5, 2e-4, 0.01, 0.3, 160_000, 16, 1500),
+    "vpt_setr": (1e-3, 1e-2, 0.0, 0.0, 160_000, 16, 0),
 }
 
 
@@ -81,13 +83,30 @@ def test_every_recipe_of_ade20k_resolves_to_its_published_values(path, tmp_path)
         assert parse([str(saved)]) == config
     config = parse([str(path), "--data.root", "DIR"])
     assert isinstance(config, SegmentationConfig)
-    *values, iterations = DENSE_RECIPES[path.stem]
+    *values, iterations, batch, warmup = DENSE_RECIPES[path.stem]
     optim = config.optim
     assert [optim.lr, optim.head_lr, optim.weight_decay, config.drop_path] == values
     steps = 20_210 // config.data.batch_size
-    assert config.data.batch_size == 16
+    assert config.data.batch_size == batch
     assert 0 <= steps * config.train.epochs - iterations < steps
-    assert round(steps * optim.warmup_epochs, -1) == 1500
+    assert round(steps * optim.warmup_epochs, -1) == warmup
+
+
+def test_the_heads_of_the_published_vpt_on_setr_read_the_maps_that_mmsegs_do():
+    config = parse([str(ROOT / "configs/ade20k/vpt_setr.yaml"), "--data.root", "DIR"])
+    assert isinstance(config, SegmentationConfig)
+    assert isinstance(config.auxiliary, list)
+    assert config.neck["layers"] == [9, 14, 19, 23]
+    read = [(head["index"], head["convs"], head["scale"]) for head in (config.head, *config.auxiliary)]
+    assert read == [(3, 4, 2), (0, 2, 4), (1, 2, 4), (2, 2, 4)]
+
+
+def test_the_published_rein_gives_its_head_as_many_queries_as_it_takes():
+    path = str(ROOT / "configs/ade20k/rein.yaml")
+    for config in (parse([path, "--data.root", "DIR"]), parse([path])):
+        assert isinstance(config, SegmentationConfig)
+        assert isinstance(config.method, dict)
+        assert (config.method["tokens"], config.method["query_dim"]) == (config.head["queries"], config.head["width"])
 
 
 def test_the_extractors_of_the_published_vit_adapter_drop_paths_as_its_blocks_do():

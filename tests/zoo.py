@@ -168,6 +168,8 @@ CASES: dict[str, Case] = {
     "ssf_identity": Case({"name": "ssf", "init_std": 0.0}, "ssf", merges=True),
     "ia3": Case({"name": "ia3"}, "ia3", merges=True, structural=True),
     "difffit": Case({"name": "difffit"}, "difffit", merges=True, structural=True),
+    "rein": Case({"name": "rein", "tokens": 5, "rank": 3}, "rein", identity=False, structural=True),
+    "rein_full": Case({"name": "rein", "tokens": 5, "rank": None}, "rein", identity=False),
     "repadapter": Case({"name": "repadapter", "bottleneck": 4}, "repadapter", merges=True, structural=True),
     "repadapter_attn": Case(
         {"name": "repadapter", "bottleneck": 4, "groups": 1, "mlp": False}, "repadapter", merges=True
@@ -202,6 +204,8 @@ CASES: dict[str, Case] = {
 REFUSED: dict[tuple[str, str], str] = {
     ("timm_swin", "vqt"): "within windows",
     ("timm_swin", "vqt_weighted"): "within windows",
+    ("timm_swin", "rein"): "grows wider from stage to stage",
+    ("timm_swin", "rein_full"): "grows wider from stage to stage",
     ("timm_swin", "vpt_project"): "grows wider from stage to stage",
     ("open_clip", "lora_shared"): "reads 'qkv' as a tensor",
     ("open_clip", "fact_tt_dropout"): "reads its projections as tensors",
@@ -256,6 +260,8 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "ssf"}, 205_824),
     ({"name": "ia3"}, 55_296),
     ({"name": "difffit"}, 140_544),
+    ({"name": "rein"}, 1_347_841),
+    ({"name": "rein", "query_dim": 256}, 1_741_569),
     ({"name": "repadapter"}, 239_808),
     ({"name": "repadapter", "mlp": False}, 119_904),
     ({"name": "krona"}, 38_400),
@@ -367,6 +373,14 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
     ({"name": "ssf"}, lambda s: 4 * s.dim + s.depth * (14 * s.dim + 2 * s.hidden)),
     ({"name": "ia3"}, lambda s: s.depth * (2 * s.dim + s.hidden)),
     ({"name": "difffit"}, lambda s: s.dim * (11 * s.depth + 3) + s.depth * s.hidden),
+    (
+        {"name": "rein", "tokens": 7, "rank": 3},
+        lambda s: s.depth * 3 * (7 + s.dim) + 2 * s.dim * (s.dim + 1) + 1,
+    ),
+    (
+        {"name": "rein", "tokens": 7, "rank": None, "query_dim": 10},
+        lambda s: s.depth * 7 * s.dim + 2 * s.dim * (s.dim + 1) + 1 + 10 * (s.dim + 1) + 10 * (3 * 10 + 1),
+    ),
     (
         {"name": "repadapter", "bottleneck": 12, "groups": 4},
         lambda s: 2 * s.depth * (12 * s.dim + 12 + 3 * s.dim + s.dim),

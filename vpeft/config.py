@@ -230,8 +230,8 @@ def _entry(old: Setting, key: str, new: Setting) -> Any:
         if isinstance(old.value, list):
             named = json.dumps([{"name": one["name"]} for one in old.value])
             raise ConfigError(
-                f"{new.source}: --{key} does not say which of the {len(old.value)} entries of {entry} in {old.source} it "
-                f"is for; give the whole list, as in --{entry} '{named}'"
+                f"{new.source}: --{key} does not say which of the {len(old.value)} entries of {entry} in {old.source} "
+                f"it is for; give the whole list, as in --{entry} '{named}'"
             )
         if old.value is None:
             raise ConfigError(f"{new.source}: --{key} has no {entry} that it is for; give --{entry} with a name first")

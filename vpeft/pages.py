@@ -157,7 +157,9 @@ def configs(name: str) -> list[Path]:
     """Configs of a method, relative to the repository."""
     found = []
     for file in [
-        file for folder in ("vtab", "multitask") for file in sorted((ROOT / "configs" / folder).glob("*.yaml"))
+        file
+        for folder in ("vtab", "ade20k", "multitask")
+        for file in sorted((ROOT / "configs" / folder).glob("*.yaml"))
     ]:
         specs = read_yaml(file)["method"]
         if name in [spec["name"] for spec in (specs if isinstance(specs, list) else [specs])]:

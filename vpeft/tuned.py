@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from vpeft.backbones import Backbone
 from vpeft.methods import Mergeable, MergingInputs, Selective, name_of
 from vpeft.modules import Modules
+from vpeft.queries import link
 
 
 class Tuned(nn.Module):
@@ -31,7 +32,7 @@ class Tuned(nn.Module):
             this much at the last.
 
     Raises:
-        ValueError: a method has nothing to train.
+        ValueError: a method has nothing to train, or makes queries that no head takes (`vpeft.queries`).
     """
 
     def __init__(
@@ -53,19 +54,19 @@ class Tuned(nn.Module):
         parameters = dict(backbone.model.named_parameters())
         # Before any method attaches: one that parametrizes a tensor changes its name.
         adopted = [method.adopts(backbone) if isinstance(method, Selective) else None for method in methods]
-        for method, names in zip(methods, adopted, strict=True):
         past_the_blocks: list[str] = []
-            try:
+        for method, names in zip(methods, adopted, strict=True):
             before = backbone.edits_of_features
+            try:
                 method.attach(backbone)  # type: ignore[operator]
             except ValueError as error:
                 if len(methods) == 1:
                     raise
                 listed = ", ".join(name_of(one) for one in methods)
                 raise ValueError(f"{error} The methods are {listed}, attached in this order.") from error
-            if names is not None:
             if backbone.edits_of_features > before:
                 past_the_blocks.append(name_of(method))
+            if names is not None:
                 if not names:
                     raise ValueError(f"{type(method).__name__} found nothing to train in {backbone.name}.")
                 self.adopted += [name for name in names if name not in self.adopted]
@@ -74,6 +75,7 @@ class Tuned(nn.Module):
                 f"{' and '.join(past_the_blocks)} changes what is read from the last block as features, which a neck "
                 "does not read. Use a method that acts on the blocks, or kind: classification."
             )
+        link(methods, head)
         for name in self.adopted:
             parameters[name].requires_grad_(True)
         # Parametrized tensors change their names; adopted ones are found again under the new ones.

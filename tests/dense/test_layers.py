@@ -71,6 +71,17 @@ def test_pyramid_is_feature2pyramid():
     assert sum(p.numel() for p in neck.parameters()) == 12 * 32**2 + 5 * 32
 
 
+def test_bilinear_resizes_each_map_and_learns_nothing():
+    body = deep()
+    neck = Layers(body, rescale="bilinear")
+    assert (neck.channels, neck.strides, list(neck.parameters())) == ([32] * 4, [4, 8, 16, 32], [])
+    maps = neck(body, image())
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+    for ours, theirs in zip(maps, native(body, indices=4), strict=True):
+        side = ours.shape[-1]
+        torch.testing.assert_close(ours, F.interpolate(theirs, (side, side), mode="bilinear", align_corners=False))
+
+
 def test_multilevel_is_the_neck_of_that_name():
     body = deep()
     neck = Layers(body, rescale="multilevel", width=8).eval()

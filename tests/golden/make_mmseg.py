@@ -26,9 +26,16 @@ def randomise(module: nn.Module) -> None:
             tensor.copy_(torch.rand(tensor.shape) + 0.5 if name.endswith("running_var") else torch.randn(tensor.shape))
 
 
-def heads(head: Any, name: str, maps: list[Tensor]) -> dict[str, Tensor]:
-    """State, eval output, gradients of sum(output * cotangent), and the output with the batch's own statistics."""
+def heads(head: Any, name: str, maps: list[Tensor], scaled: bool = False) -> dict[str, Tensor]:
+    """State, eval output, gradients of sum(output * cotangent), and the output with the batch's own statistics.
+
+    With `scaled`, kernels are divided by the root of what they sum, so that a long chain stays of the size of its maps.
+    """
     randomise(head)
+    if scaled:
+        with torch.no_grad():
+            for weight in head.parameters():
+                weight.div_(weight[0].numel() ** 0.5 if weight.ndim > 1 else 1)
     found = {f"{name}/state/{key}": value.clone() for key, value in head.state_dict().items()}
     maps = [x.clone().requires_grad_() for x in maps]
     output = head.eval()(maps)
@@ -48,6 +55,18 @@ def decode_heads(models: Any) -> dict[str, Tensor]:
     found = {f"map{i}": x for i, x in enumerate(maps)}
     found |= heads(models.build({**uper, "pool_scales": (1, 2, 3, 6)}), "uper", maps)
     return found | heads(models.build({**fcn, "num_convs": 2}), "fcn", maps)
+
+
+def setr_heads(models: Any) -> dict[str, Tensor]:
+    """SETR-PUP's head on the last map, and one of its auxiliary heads on the first."""
+    maps = [torch.randn(1, channels, 2, 3) for channels in CHANNELS]
+    common = {"type": "SETRUPHead", "num_classes": CLASSES, "channels": 8, "norm_cfg": {"type": "BN"}}
+    common |= {"dropout_ratio": 0, "align_corners": False, "kernel_size": 3}
+    found = {f"map{i}": x for i, x in enumerate(maps)}
+    main = {"in_channels": CHANNELS[3], "in_index": 3, "num_convs": 4, "up_scale": 2}
+    auxiliary = {"in_channels": CHANNELS[0], "in_index": 0, "num_convs": 2, "up_scale": 4}
+    found |= heads(models.build({**common, **main}), "setr", maps, scaled=True)
+    return found | heads(models.build({**common, **auxiliary}), "setr_auxiliary", maps, scaled=True)
 
 
 def losses(models: Any) -> dict[str, Tensor]:
@@ -158,6 +177,7 @@ def main() -> None:
     }
     files = {
         "mmseg_heads": lambda: decode_heads(models),
+        "mmseg_setr": lambda: setr_heads(models),
         "mmseg_losses": lambda: losses(models),
         "mmseg_inference": lambda: predictions(models),
         "mmseg_iou": measures,

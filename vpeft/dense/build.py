@@ -38,21 +38,28 @@ def mistakes(config: SegmentationConfig) -> Iterator[tuple[str, str]]:
             f"neck.regime extractor runs the backbone without a graph, so {' and '.join(idle)} would not learn; use "
             "neck.regime injector, or method linear",
         )
-    for key, table, given in (("neck", NECKS, _NECK), ("head", DENSE_HEADS, _HEAD), ("auxiliary", DENSE_HEADS, _HEAD)):
-        entry = getattr(config, key)
+    parts = [("neck", NECKS, config.neck, _NECK), ("head", DENSE_HEADS, config.head, _HEAD)]
+    parts += [("auxiliary", DENSE_HEADS, entry, _HEAD) for entry in listed(config.auxiliary)]
+    for key, table, entry, given in parts:
         try:
-            if entry is not None:
-                entries.check(key, table, entry, given)
+            entries.check(key, table, entry, given)
         except ValueError as error:
             yield key, str(error)
+
+
+def listed(auxiliary: Any) -> list[Any]:
+    """The auxiliary heads of a configuration or a manifest, which are none, one or a list."""
+    if auxiliary is None:
+        return []
+    return auxiliary if isinstance(auxiliary, list) else [auxiliary]
 
 
 def resolve(config: SegmentationConfig) -> dict[str, Any]:
     """Neck and heads with every option written out."""
     found = {"neck": entries.resolve(NECKS, config.neck, _NECK)}
     found["head"] = entries.resolve(DENSE_HEADS, config.head, _HEAD)
-    auxiliary = config.auxiliary
-    return found | {"auxiliary": auxiliary and entries.resolve(DENSE_HEADS, auxiliary, _HEAD)}
+    resolved = [entries.resolve(DENSE_HEADS, entry, _HEAD) for entry in listed(config.auxiliary)]
+    return found | {"auxiliary": resolved if isinstance(config.auxiliary, list) else next(iter(resolved), None)}
 
 
 def find(config: SegmentationConfig) -> str:
@@ -78,13 +85,11 @@ def tuned_of(manifest: Mapping[str, Any], backbone: Backbone, classes: Sequence[
     """The model that the manifest of an adapter describes, untrained."""
     neck = entries.build(NECKS, manifest["neck"], backbone)
     attached = methods.build(manifest["method"], backbone)
-    heads = [
-        entry and entries.build(DENSE_HEADS, entry, neck.channels, len(classes))
-        for entry in (manifest["head"], manifest["auxiliary"])
-    ]
-    decoders = Decoders(
-        heads[0], heads[1], manifest["auxiliary_weight"], manifest["avg_non_ignore"], manifest["ignored"]
+    head, *auxiliary = (
+        entries.build(DENSE_HEADS, entry, neck.channels, len(classes))
+        for entry in (manifest["head"], *listed(manifest["auxiliary"]))
     )
+    decoders = Decoders(head, auxiliary, manifest["auxiliary_weight"], manifest["avg_non_ignore"], manifest["ignored"])
     return Tuned(backbone, attached, decoders, manifest["drop_path"], neck)
 
 

@@ -1,6 +1,6 @@
-"""A decode head and, while it trains, an auxiliary one beside it.
+"""A decode head and, while it trains, auxiliary ones beside it.
 
-    loss = CE(head(maps), mask) + w CE(auxiliary(maps), mask)
+    loss = CE(head(maps), mask) + w sum_i CE(auxiliary_i(maps), mask)
 
 Shapes: B images, K classes, h w the grid of the logits, H W pixels.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from vpeft.dense.heads import OwnLoss
 from vpeft.dense.losses import cross_entropy
+from vpeft.queries import Linked, Querying
 
 
 class Decoders(nn.Module):
@@ -20,17 +22,17 @@ class Decoders(nn.Module):
 
     Args:
         head: A decode head (`vpeft.dense.heads`).
-        auxiliary: Another, for its loss alone, or None.
-        weight: w; 0.4 in mmsegmentation.
+        auxiliary: Others, for their losses alone.
+        weight: w, of each of them; 0.4 in mmsegmentation.
         avg_non_ignore: What cross-entropies are divided by (`vpeft.dense.losses`).
         ignored: Value of a mask that is no class.
     """
 
     def __init__(
-        self, head: nn.Module, auxiliary: nn.Module | None, weight: float, avg_non_ignore: bool, ignored: int
+        self, head: nn.Module, auxiliary: Sequence[nn.Module], weight: float, avg_non_ignore: bool, ignored: int
     ) -> None:
         super().__init__()
-        self.head, self.auxiliary = head, auxiliary
+        self.head, self.auxiliary = head, nn.ModuleList(auxiliary)
         self.weight, self.avg_non_ignore, self.ignored = weight, avg_non_ignore, ignored
 
     def forward(self, maps: Sequence[Tensor], mask: Tensor | None = None) -> Tensor | dict[str, Tensor]:
@@ -38,11 +40,23 @@ class Decoders(nn.Module):
         if mask is None:
             return self.head(maps)
         losses = {"head": self._loss(self.head, maps, mask)}
-        if self.auxiliary is not None:
-            losses["auxiliary"] = self.weight * self._loss(self.auxiliary, maps, mask)
+        if len(self.auxiliary):
+            beside = torch.stack([self._loss(head, maps, mask) for head in self.auxiliary])
+            losses["auxiliary"] = self.weight * beside.sum()
         return losses
 
     def _loss(self, head: nn.Module, maps: Sequence[Tensor], mask: Tensor) -> Tensor:
         if isinstance(head, OwnLoss):
             return head.loss(maps, mask, self.ignored)
         return cross_entropy(head(maps), mask, self.avg_non_ignore, self.ignored)
+
+    @property
+    def linked(self) -> bool:
+        return bool(self._linked())
+
+    def link(self, method: Querying) -> None:
+        for head in self._linked():
+            head.link(method)
+
+    def _linked(self) -> list[Linked]:
+        return [head for head in (self.head, *self.auxiliary) if isinstance(head, Linked) and head.linked]

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from vpeft.heads.fcn import FCNHead
 from vpeft.heads.linear_bn import LinearBNHead
 from vpeft.heads.mask import MaskHead
+from vpeft.heads.setr import SETRHead
 from vpeft.heads.uper import UPerHead
 
 DENSE_HEADS: dict[str, type[nn.Module]] = {
     "fcn": FCNHead,
     "linear_bn": LinearBNHead,
     "mask": MaskHead,
+    "setr": SETRHead,
     "uper": UPerHead,
 }
 

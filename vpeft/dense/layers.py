@@ -26,16 +26,18 @@ class Layers(nn.Module):
 
     `pyramid` is Feature2Pyramid and `multilevel` MultiLevelNeck of open-mmlab/mmsegmentation @ v1.2.2 (Apache-2.0), the
     necks of its BEiT and ViT models; maps are then 4, 2, 1 and 1/2 times the grid: strides 4 8 16 32 for patches of 16.
+    `bilinear` makes those sizes without parameters, as Rein's first release (w1oves/Rein @ 01db6dd); its later one
+    (@ 29755d4) resizes the first map three times over.
 
     Differs: SyncBatchNorm is BatchNorm2d, which `sync_batchnorm` of a Lightning trainer turns into the former.
 
-    Args:
-        backbone: A plain ViT; methods are built for it afterwards.
     The backbone ends at the last of `layers`: blocks behind it do not run, methods that are built afterwards leave them
     alone, and drop paths and layer decay count without them.
 
+    Args:
+        backbone: A plain ViT; methods are built for it afterwards.
         layers: Blocks, counted from 0, after which maps are taken; None is four, evenly spaced (2 5 8 11 of 12).
-        rescale: Leave all maps as they are (`none`), or one of the two necks, which take four.
+        rescale: Leave all maps as they are (`none`), or one of the three ways, which take four.
         width: c of `multilevel`; None is d.
         final_norm: Every map passes the backbone's last norm.
 
@@ -47,7 +49,7 @@ class Layers(nn.Module):
         self,
         backbone: Backbone,
         layers: Sequence[int] | None = None,
-        rescale: Literal["none", "pyramid", "multilevel"] = "none",
+        rescale: Literal["none", "bilinear", "pyramid", "multilevel"] = "none",
         width: int | None = None,
         final_norm: bool = False,
     ) -> None:
@@ -91,6 +93,16 @@ class Layers(nn.Module):
         return self.rescale(maps)
 
 
+class Bilinear(nn.Module):
+    """Maps of four sizes, resized."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return _resized(maps)
+
+
 class Pyramid(nn.Module):
     """Feature2Pyramid: transposed convolutions upwards, a maximum downwards."""
 
@@ -119,8 +131,7 @@ class MultiLevel(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         laterals = [lateral(m) for lateral, m in zip(self.lateral_convs, maps, strict=True)]
-        resized = [F.interpolate(m, scale_factor=s, mode="bilinear") for m, s in zip(laterals, SCALES, strict=True)]
-        return [conv(m) for conv, m in zip(self.convs, resized, strict=True)]
+        return [conv(m) for conv, m in zip(self.convs, _resized(laterals), strict=True)]
 
 
 class Last(nn.Module):
@@ -144,6 +155,10 @@ class Last(nn.Module):
         for index, block in enumerate(backbone.blocks):
             x = block(backbone.between(index, x))
         return [_patches(backbone.family.norm(x), self.grid)]
+
+
+def _resized(maps: list[Tensor]) -> list[Tensor]:
+    return [F.interpolate(m, scale_factor=s, mode="bilinear") for m, s in zip(maps, SCALES, strict=True)]
 
 
 def _patches(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -37,8 +37,8 @@ class SegmentationConfig:
         method: `{name: lorand}`, or a list of such, attached in order.
         neck: What runs the backbone and gives maps, `{name: vit_adapter, regime: extractor}`.
         head: From maps to logits, `{name: uper}`.
-        auxiliary: A second head, for training alone, or null.
-        auxiliary_weight: Of its loss; 0.4 in mmsegmentation.
+        auxiliary: A second head, for training alone, a list of such, or null.
+        auxiliary_weight: Of the loss of each; 0.4 in mmsegmentation.
         avg_non_ignore: Divide the cross-entropy by the pixels that are not ignored; mmsegmentation's default divides by
             all of them.
         backbone: As for classification; its images are the crops.
@@ -60,7 +60,7 @@ class SegmentationConfig:
     method: dict[str, Any] | list[dict[str, Any]] = field(default_factory=lambda: {"name": "linear"})
     neck: dict[str, Any] = field(default_factory=lambda: {"name": "last"})
     head: dict[str, Any] = field(default_factory=lambda: {"name": "linear_bn"})
-    auxiliary: dict[str, Any] | None = None
+    auxiliary: dict[str, Any] | list[dict[str, Any]] | None = None
     auxiliary_weight: float = 0.4
     avg_non_ignore: bool = False
     backbone: str = "vit_small_patch14_saliency"

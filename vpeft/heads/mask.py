@@ -14,10 +14,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from vpeft.dense.mask_losses import MaskLoss, masks_of
 from vpeft.dense.san import Proposals
 from vpeft.heads.conv import resize
+from vpeft.queries import Querying
 
 
 class MaskHead(nn.Module):
@@ -30,6 +32,10 @@ class MaskHead(nn.Module):
     facebookresearch/Mask2Former @ 9b0651c (MIT). As in its semantic recipe, a mask is all there is of a class in an
     image, and ignored pixels belong to none.
 
+    With `linked`, the queries E are those of a method (`vpeft.queries`; Rein), and the head learns one map of them in
+    the place of two tables: E is added to the queries and keys of attention, linear(E) is what the decoder begins with.
+    As ReinMask2FormerHead with `replace_query_feat` in w1oves/Rein @ 29755d4; 2 Q w parameters become w (w + 1).
+
     Args:
         channels: C of the four maps, finest first.
         classes: K.
@@ -40,9 +46,11 @@ class MaskHead(nn.Module):
         heads: Of every attention; 8 there.
         points: Sampled of each mask for matching and losses; 12,544 there.
         stride: Of the finest map; 4. `forward` resizes masks by it before their sigmoid, as mmseg does.
+        linked: Take the queries of a method, which makes as many and as wide ones.
 
     Raises:
-        ValueError: there are not four maps, or the width is no multiple of 32 and of the heads.
+        ValueError: there are not four maps, or the width is no multiple of 32 and of the heads; in `link`, queries of
+            another number or width; in `forward` and `loss`, linked to no method yet.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class MaskHead(nn.Module):
         heads: int = 8,
         points: int = 12544,
         stride: int = 4,
+        linked: bool = False,
     ) -> None:
         super().__init__()
         # Not at the top: seconds, which every command would wait for that names a head.
@@ -80,12 +89,24 @@ class MaskHead(nn.Module):
             num_attention_heads=heads,
             num_queries=queries,
         )
-        self.stride = stride
+        self.stride, self.width, self.count, self.linked = stride, width, queries, linked
         self.pixels = official.Mask2FormerPixelDecoder(config, feature_channels=list(channels))
         self.queries = official.Mask2FormerTransformerModule(in_features=width, config=config)
         self.classify = nn.Linear(width, classes + 1)
         self.apply(official.Mask2FormerPreTrainedModel(config)._init_weights)
+        if linked:
+            del self.queries.queries_embedder.weight, self.queries.queries_features.weight
+            self.to_features = nn.Linear(width, width)
         self.criterion = MaskLoss(classes, points=points)
+        self._method: list[Querying] = []  # in a list: the head does not own it
+
+    def link(self, method: Querying) -> None:
+        if (given := tuple(method.queries().shape)) != (self.count, self.width):
+            raise ValueError(
+                f"mask: it is linked to {given[0]} queries of width {given[1]}, and its queries are {self.count} of "
+                f"width {self.width}. Give head and method the same numbers."
+            )
+        self._method = [method]
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Scores [B K h*stride w*stride] of maps [B C h w], finest first; each is within 0..Q."""
@@ -107,6 +128,16 @@ class MaskHead(nn.Module):
     def proposals(self, maps: Sequence[Tensor]) -> list[Proposals]:
         """What the queries propose before the first decoder layer and after each."""
         pixels = self.pixels(list(maps))
-        decoded = self.queries(multi_scale_features=pixels.multi_scale_features, mask_features=pixels.mask_features)
+        given = {"multi_scale_features": pixels.multi_scale_features, "mask_features": pixels.mask_features}
+        decoded = functional_call(self.queries, self._taken(), kwargs=given)
         logits = [self.classify(state.transpose(0, 1)) for state in decoded.intermediate_hidden_states]  # B Q K+1
         return [Proposals(*one) for one in zip(decoded.masks_queries_logits, logits, strict=True)]
+
+    def _taken(self) -> dict[str, Tensor]:
+        """The tables of the decoder that a method makes, by their names."""
+        if not self.linked:
+            return {}
+        if not self._method:
+            raise ValueError("mask: linked is true, and no method was linked. Call link with one, or build a Tuned.")
+        queries = self._method[0].queries()  # Q w
+        return {"queries_embedder.weight": queries, "queries_features.weight": self.to_features(queries)}

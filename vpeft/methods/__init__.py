@@ -49,6 +49,7 @@ from vpeft.methods.partial import Partial
 from vpeft.methods.pfeiffer import Pfeiffer
 from vpeft.methods.polyhistor import Polyhistor
 from vpeft.methods.prefix import Prefix
+from vpeft.methods.rein import Rein
 from vpeft.methods.repadapter import RepAdapter
 from vpeft.methods.ssf import SSF
 from vpeft.methods.vp import VP
@@ -95,6 +96,7 @@ METHODS: dict[str, type[nn.Module]] = {
     "pfeiffer": Pfeiffer,
     "polyhistor": Polyhistor,
     "prefix": Prefix,
+    "rein": Rein,
     "repadapter": RepAdapter,
     "ssf": SSF,
     "vp": VP,
