@@ -152,6 +152,12 @@ class MLLMConfig:
     output: Path = Path("runs")
     name: str | None = None
 
+    @property
+    def label(self) -> str:
+        """What its folder is called, but for the seed."""
+        parts = [self.connector["name"], self.language_method["name"], self.language.name.rpartition("/")[2]]
+        return f"{self.data.task}-{'-'.join(parts)}"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""
         yield from _shared(self)
@@ -212,6 +218,11 @@ class Blip2Config:
     seed: int = 0
     output: Path = Path("runs")
     name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What its folder is called, but for the seed."""
+        return f"{self.data.task}-blip2-{self.vision.backbone}"
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""

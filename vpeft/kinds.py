@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mllm.schema import Blip2Config, MLLMConfig
 from vpeft.dense.multitask_schema import MultiTaskConfig
 from vpeft.dense.openvocab_schema import OpenVocabConfig
 from vpeft.dense.segmentation_schema import SegmentationConfig
@@ -14,14 +16,21 @@ from vpeft.yaml_file import plain
 
 # Methods on a backbone: what vpeft.run builds, and counts in epochs.
 TunedConfig = Config | SegmentationConfig | MultiTaskConfig
-AnyConfig = TunedConfig | OpenVocabConfig
+# Models that bring their own runs, counted in steps.
+SteppedConfig = OpenVocabConfig | MLLMConfig | Blip2Config
+AnyConfig = TunedConfig | SteppedConfig
 # The schema of every kind of run.
 KINDS: dict[str, type[AnyConfig]] = {
     "classification": Config,
     "segmentation": SegmentationConfig,
     "multitask": MultiTaskConfig,
     "openvocab": OpenVocabConfig,
+    "mllm": MLLMConfig,
+    "blip2": Blip2Config,
 }
+# Kinds with entries beside `method`. `mistakes(config)` says what is wrong with them, by dotted key; `resolve(config)`
+# gives them with every option written out.
+WITH_ENTRIES = {"segmentation": "vpeft.dense.build", "mllm": "mllm.build", "blip2": "mllm.blip2.build"}
 Settings = Mapping[str, Setting]  # by dotted key
 
 
@@ -46,9 +55,8 @@ def complete(config: Any, settings: Settings, recipe: Settings, source: str) -> 
         _raised(methods.check, setting.value if setting else config.method, setting.source if setting else source)
     if isinstance(config, Config) and config.cache_features:
         _raised(methods.check_cacheable, config.method, settings["cache_features"].source)
-    if isinstance(config, SegmentationConfig):
-        from vpeft.dense import build
-
+    if config.kind in WITH_ENTRIES:
+        build = importlib.import_module(WITH_ENTRIES[config.kind])
         _refuse(build.mistakes(config), settings, source)
         for key, entry in build.resolve(config).items():
             setattr(config, key, plain(entry))

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpeft.config import AnyConfig
-from vpeft.dense.openvocab_schema import OpenVocabConfig
+from vpeft.config import AnyConfig, TunedConfig
 from vpeft.fetch import write_atomic
 from vpeft.results import append_row, read_rows
 from vpeft.schema import ConfigError, values
@@ -68,12 +67,12 @@ class RunFolder:
 
 def default_name(config: AnyConfig) -> str:
     """`<task>-<methods>-<backbone>-seed<seed>`, with nothing that a file system might refuse."""
-    if isinstance(config, OpenVocabConfig):
-        name = f"{config.task}-san-{config.model.clip}-seed{config.seed}"
-    else:
+    if isinstance(config, TunedConfig):
         specs = config.method if isinstance(config.method, list) else [config.method]
         methods = "+".join(str(spec["name"]) for spec in specs)
         name = f"{config.data.task}-{methods}-{config.backbone}-seed{config.seed}"
+    else:
+        name = f"{config.label}-seed{config.seed}"
     return "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in name)
 
 

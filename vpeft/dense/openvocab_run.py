@@ -97,7 +97,9 @@ def build_trainer(config: OpenVocabConfig, run: RunFolder, task: OpenVocab, timi
         timing,
         VocabularyPictures(task.test_tables),
         Finite(model="san", advice=ADVICE),
-        RichProgressBar(leave=False) if on_screen else StepLines(list(task.test_tables)),
+        RichProgressBar(leave=False)
+        if on_screen
+        else StepLines({f"{name} mIoU": (f"val/{name}/miou", ".1%") for name in task.test_tables}),
         StepCheckpoint(run.checkpoint, hint, settings.val_every),
     ]
     logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)

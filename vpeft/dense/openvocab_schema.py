@@ -178,6 +178,11 @@ class OpenVocabConfig:
         names = [self.data.train] if self.train.steps else self.data.tests
         return "+".join(Path(name).expanduser().name for name in names)
 
+    @property
+    def label(self) -> str:
+        """What its folder is called, but for the seed."""
+        return f"{self.task}-san-{self.model.clip}"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""
         model, data, loss, train = self.model, self.data, self.loss, self.train

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class StepCheckpoint(LastCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        done = batch_idx + 1
+        if done % trainer.accumulate_grad_batches and done < trainer.num_training_batches:
+            return  # half a sum of gradients is in no checkpoint
         stopping, step = self._stopping(trainer), trainer.global_step
         if stopping or step % self.val_every == 0 or step % self.every == 0 or step >= trainer.max_steps:
             self._save(trainer)
@@ -52,24 +55,25 @@ class StepLines(L.Callback):
     """A plain line at each of about twenty steps and after every evaluation, where no terminal can redraw a bar.
 
     Args:
-        tests: Names of the data sets that are evaluated.
+        measures: What is said of an evaluation: its name, and the key and the format of the number.
     """
 
-    def __init__(self, tests: Sequence[str]) -> None:
-        self.tests = list(tests)
-        self._started = time.perf_counter()
+    def __init__(self, measures: Mapping[str, tuple[str, str]]) -> None:
+        self.measures = dict(measures)
+        self._started, self._said = time.perf_counter(), 0
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         step, steps = trainer.global_step, trainer.max_steps
-        if step % max(1, steps // 20) and step != steps:
+        if step == self._said or (step % max(1, steps // 20) and step != steps):
             return
+        self._said = step  # several batches may make one step
         known = trainer.callback_metrics
         loss = [f"loss {float(known['train/loss']):.4f}"] if "train/loss" in known else []
         self._print(trainer, loss)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         known = trainer.callback_metrics
-        self._print(trainer, [f"{name} mIoU {float(known[f'val/{name}/miou']):.1%}" for name in self.tests])
+        self._print(trainer, [f"{name} {float(known[key]):{form}}" for name, (key, form) in self.measures.items()])
 
     def _print(self, trainer: L.Trainer, said: list[str]) -> None:
         if trainer.is_global_zero:

@@ -1,0 +1,184 @@
+"""From a configuration to a trained adapter and its result row: runs of `kind: mllm` and `kind: blip2`.
+
+Counted in steps. Folder, checkpoints, signals, seeds and timing are those of every run (`vpeft.run_folder`,
+`vpeft.tasks.resuming`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mllm.job import Job
+from mllm.record import describe, print_components, print_summary, result_row
+from mllm.schema import Blip2Config, MLLMConfig
+from vpeft import run_folder
+from vpeft.backbones.weights import check_file
+from vpeft.record import plain_settings
+from vpeft.run import LOG_EVERY, check_precision, new_run, quieten, sharding
+from vpeft.run_folder import RunFolder
+from vpeft.schema import ConfigError, mistakes
+from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
+from vpeft.tasks.stepping import StepCheckpoint, StepLines
+from vpeft.tasks.timing import Timing, Waiting
+
+ADVICE = "Try a lower optim.lr, a longer optim.warmup, --optim.clip 1.0, or --train.precision 32-true."
+BUILDERS = {"mllm": "mllm.build", "blip2": "mllm.blip2.build"}
+NEVER = 2**62  # steps
+
+
+def train(config: MLLMConfig | Blip2Config) -> Mapping[str, Any]:
+    """Train, test once after the last step, save the adapter and append one row to `<output>/results.jsonl`.
+
+    Args:
+        config: What to run.
+
+    Returns:
+        The row (`mllm.record.result_row`).
+
+    Raises:
+        ValueError: A setting, the data or a model does not fit; nothing has been written.
+        FileNotFoundError: A file that is named is missing; nothing has been written.
+        RuntimeError: Weights could not be had; nothing has been written.
+        FloatingPointError: The loss or a trained weight is no longer a number.
+        SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
+    """
+    check(config)
+    run = run_folder.find(config) if config.train.resume else None
+    if run and run.result:
+        print(f"{run.path} is finished already; its row is returned as it is.")
+        return run.result
+    timing = Timing(Waiting())
+    job = assemble(config)
+    return _run(config, run or new_run(config), job, timing)
+
+
+def assemble(config: MLLMConfig | Blip2Config) -> Job:
+    """What a configuration trains, and on what; nothing has been written yet."""
+    quieten()
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    return importlib.import_module(BUILDERS[config.kind]).assemble(config)
+
+
+def check(config: MLLMConfig | Blip2Config) -> None:
+    """Refuse settings that cannot work, before anything is loaded.
+
+    Raises:
+        ConfigError: The first mistake.
+        ValueError, FileNotFoundError: A file that is named holds no weights.
+    """
+    for _, sentence in mistakes(config):
+        raise ConfigError(sentence)
+    check_precision(config.train.precision, config.train.accelerator)
+    if config.train.strategy == "fsdp" and config.train.precision == "16-mixed":
+        raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
+    if config.vision.pretrained not in ("auto", "none"):
+        check_file(Path(config.vision.pretrained).expanduser())
+
+
+def steps_of(config: MLLMConfig | Blip2Config, data: Any) -> int:
+    """Optimiser steps of a run.
+
+    Raises:
+        ValueError: There is nothing to train on.
+    """
+    if config.train.steps is not None:
+        return config.train.steps
+    batches = len(data.train_dataloader())
+    if not batches:
+        raise ValueError(f"{config.data.task} has no batch to train on; lower data.batch_size.")
+    return config.train.epochs * math.ceil(batches / config.train.accumulate)
+
+
+def build_trainer(
+    config: MLLMConfig | Blip2Config, run: RunFolder, steps: int, timing: Timing, measure: str
+) -> L.Trainer:
+    """Lightning's Trainer of a configuration, with everything that writes into the run's folder.
+
+    Args:
+        config: What to run.
+        run: Its folder.
+        steps: Optimiser steps in all.
+        timing: Measures the run.
+        measure: What an evaluation on the validation samples logs and a line says.
+    """
+    settings = config.train
+    on_screen = sys.stdout.isatty()
+    hint = "the same command with --train.resume true goes on from there."
+    every = settings.val_every or NEVER
+    callbacks: list[L.Callback] = [
+        StepSeeds(config.seed),
+        timing,
+        Finite(model="model", advice=ADVICE),
+        RichProgressBar(leave=False) if on_screen else StepLines({measure: (f"val/{measure}", ".4f")}),
+        StepCheckpoint(run.checkpoint, hint, every),
+    ]
+    logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
+    logger.hparams.update(plain_settings(config))
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=sharding(settings.devices * settings.nodes) if settings.strategy == "fsdp" else settings.strategy,
+        precision=settings.precision,
+        max_epochs=-1,
+        max_steps=steps,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=config.optim.clip,
+        val_check_interval=every * settings.accumulate,  # Lightning counts batches here
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if settings.val_every else 0,
+        callbacks=callbacks,
+        logger=logger,
+        plugins=[AtomicCheckpoints()],
+        profiler=timing.waiting,
+        deterministic="warn",  # attention has backwards on a GPU that do not add in the same order every time
+        use_distributed_sampler=False,  # the data module's own sampler divides the samples
+        num_sanity_val_steps=0,
+        log_every_n_steps=LOG_EVERY,
+        enable_progress_bar=on_screen,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+    )
+
+
+def _run(config: MLLMConfig | Blip2Config, run: RunFolder, job: Job, timing: Timing) -> Mapping[str, Any]:
+    task, data = job.task, job.data
+    trainer = build_trainer(config, run, steps_of(config, data), timing, task.measure)
+    components = {name: sum(p.numel() for _, p in named) for name, named in task.model.components().items()}
+    totals = task.model.totals()  # before FSDP leaves a share of each here
+    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
+    if trainer.is_global_zero:
+        print_components(components, totals)
+        print(f"{run.path}: {describe(config, data, trainer)}{', resumed' if checkpoint else ''}", flush=True)
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    val = task.evaluation
+    trainer.test(task, datamodule=data, verbose=False)
+    row = result_row(config, run, job, timing, trainer, val, components, totals)
+    if trainer.is_global_zero:
+        _save(config, run, job, row, trainer)
+    return row
+
+
+def _save(
+    config: MLLMConfig | Blip2Config, run: RunFolder, job: Job, row: Mapping[str, Any], trainer: L.Trainer
+) -> None:
+    job.save(run.adapter, row)
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    metrics = {f"final/{name}": value for name, value in row["test"].items() if isinstance(value, float)}
+    trainer.logger.log_hyperparams(plain_settings(config), metrics, step=trainer.global_step)
+    trainer.logger.finalize("success")
+    results = config.output / "results.jsonl"
+    run.finish(row, results)
+    saved = {"adapter": str(run.adapter), "TensorBoard": f"tensorboard --logdir {config.output}", "row": str(results)}
+    print_summary(row, saved)
