@@ -83,7 +83,6 @@ def images(seed: int = 0) -> torch.Tensor:
             "neck": "{name: layers, layers: [0, 1, 3, 5], rescale: bilinear}",
             "head": "{name: mask, width: 32, queries: 4, encoder_layers: 1, decoder_layers: 1, points: 16, "
             "linked: true}",
-            "auxiliary": "null",
         },
         {
             "method": "{name: vpt, prompts: 2}",
