@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import vpeft
 from tests.adapters import LORA, images, make, save
-from vpeft import checkpoint
+from vpeft import adapter_file
 from vpeft.backbones import create
 from vpeft.checkpoint import FORMAT, load_adapter, read_manifest, save_adapter
 
@@ -35,7 +35,7 @@ def rewrite(path, change=None, tensors=None, sign=True):
     if change:
         change(manifest)
     if sign:
-        manifest["sha256"] = checkpoint._digest(manifest, tensors)
+        manifest["sha256"] = adapter_file.digest(manifest, tensors)
     save_file(tensors, path, {"format": "pt", "vpeft": json.dumps(manifest)})
 
 
@@ -100,9 +100,9 @@ def test_a_full_disk_leaves_the_previous_adapter(adapter, monkeypatch, how):
         path.write_bytes(b"half")
         if how == "disk":
             raise OSError(errno.ENOSPC, "No space left on device")
-        raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise adapter_file.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(adapter_file, "save_file", full)
     with pytest.raises(OSError, match=r"adapter\.safetensors could not be written: .*No space left"):
         save(adapter)
     assert adapter.read_bytes() == before
@@ -224,5 +224,5 @@ def test_no_length_of_the_header_makes_an_adapter_look_like_a_pickle(tmp_path):
     for padding in range(0, 600, 8):
         save_file({"w": torch.zeros(1)}, path, metadata={"x": "y" * padding})
         starts.add(path.read_bytes()[:1])
-        checkpoint._check_file(path)
+        adapter_file.check_file(path)
     assert b"\x80" in starts

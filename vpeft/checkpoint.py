@@ -16,22 +16,16 @@ The header's metadata holds a JSON manifest under `vpeft`:
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vpeft
-from vpeft.backbones.weights import content_hash
-from vpeft.fetch import write_atomic
+from vpeft import adapter_file
 from vpeft.methods import Packing
-from vpeft.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from vpeft.tuned import Tuned
@@ -65,11 +59,7 @@ def save_adapter(path: Path | str, tuned: Tuned, manifest: Mapping[str, Any]) ->
     backbone = {**manifest.get("backbone", {}), "weights": asdict(tuned.backbone.weights)}
     filled = {"format": FORMAT, "vpeft": vpeft.__version__, **manifest, "backbone": backbone}
     _check_keys(path, filled)
-    # Copies, because safetensors refuses tensors that share memory.
-    tensors = {name: tensor.clone().contiguous() for name, tensor in _packed(tuned).items()}
-    plain = json.loads(json.dumps(filled))
-    text = json.dumps({**plain, "sha256": _digest(plain, tensors)})
-    write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, {"format": "pt", "vpeft": text}))
+    adapter_file.write(Path(path), packed(tuned), filled, "vpeft")
 
 
 def read_manifest(path: Path | str) -> dict[str, Any]:
@@ -79,25 +69,7 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: Not an adapter, damaged, or of a newer format.
     """
-    path = Path(path)
-    _check_file(path)
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("vpeft")
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    if text is None:
-        raise ValueError(f"{path} is a safetensors file without a vpeft manifest, so it is not an adapter.")
-    try:
-        manifest = json.loads(text)
-        newer = manifest["format"] > FORMAT
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise _damaged(path, "its manifest cannot be read") from error
-    if newer:
-        raise ValueError(
-            f"{path} has adapter format {manifest['format']} (written by vpeft {manifest.get('vpeft')}); "
-            f"vpeft {vpeft.__version__} reads up to {FORMAT}. Install a newer vpeft."
-        )
+    manifest = adapter_file.read_manifest(Path(path), "vpeft", FORMAT)
     _check_keys(path, manifest)
     return manifest
 
@@ -119,12 +91,12 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
     """
     path = Path(path)
     manifest = read_manifest(path)
-    tensors = _load_tensors(path, manifest)
+    tensors = adapter_file.read_tensors(path, manifest)
     kind = _kind(path, manifest)
-    backbone = _rebuild(path, manifest["backbone"], weights)
+    backbone = rebuild(path, manifest["backbone"], weights)
     tuned = _BUILDERS[kind](manifest, backbone)
     try:
-        tuned.load_delta(_unpacked(tuned, tensors))
+        tuned.load_delta(unpacked(tuned, tensors))
     except ValueError as error:
         raise ValueError(f"{path} does not fit the model that its manifest describes: {error}") from error
     return tuned.eval(), manifest
@@ -162,7 +134,7 @@ def _several(manifest: dict[str, Any], backbone: Any) -> Tuned:
 _BUILDERS = {"classification": _classifier, "segmentation": _segmenter, "multitask": _several}
 
 
-def _packed(tuned: Tuned) -> dict[str, Tensor]:
+def packed(tuned: Tuned) -> dict[str, Tensor]:
     """The delta as a file holds it."""
     delta = {name: tensor.detach().cpu() for name, tensor in tuned.delta().items()}
     for prefix, method in _packing(tuned):
@@ -170,7 +142,7 @@ def _packed(tuned: Tuned) -> dict[str, Tensor]:
     return delta
 
 
-def _unpacked(tuned: Tuned, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unpacked(tuned: Tuned, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The delta that a file holds."""
     delta = dict(tensors)
     for prefix, method in _packing(tuned):
@@ -197,22 +169,17 @@ def _prefixed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def _load_tensors(path: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    if _digest(manifest, tensors) != manifest.get("sha256"):
-        raise _damaged(path, "its content does not have the sha256 it was saved with")
-    return tensors
+def rebuild(path: Path, saved: dict[str, Any], weights: str | None) -> Any:
+    """The backbone that an adapter was trained on.
 
+    Args:
+        path: The adapter, for messages.
+        saved: `backbone` of its manifest.
+        weights: File of the weights, where they are no longer where training found them.
 
-def _digest(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256((json.dumps(rest, sort_keys=True) + content_hash(tensors)).encode()).hexdigest()
-
-
-def _rebuild(path: Path, saved: dict[str, Any], weights: str | None) -> Any:
+    Raises:
+        ValueError: It cannot be built, or its weights are others.
+    """
     from vpeft import backbones
 
     was = saved["weights"]
@@ -231,25 +198,6 @@ def _rebuild(path: Path, saved: dict[str, Any], weights: str | None) -> Any:
     return backbone
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(found.name for found in path.glob("*.safetensors"))
-        raise ValueError(
-            f"{path} is a folder, not an adapter; {did_you_mean('adapter.safetensors', inside, f'{path}/')}"
-        )
-    if not path.is_file():
-        beside = sorted(found.name for found in path.parent.glob("*.safetensors"))
-        raise FileNotFoundError(f"There is no adapter {path}; {did_you_mean(path.name, beside, f'{path.parent}/')}")
-    with path.open("rb") as file:
-        start = file.read(9)
-    # The two ways torch.save has written. The length that a safetensors file begins with may start with the same
-    # byte as a pickle, but its ninth byte is the brace that opens the header.
-    if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
-        raise ValueError(
-            f"{path} is a pickle, which can run any code and is not opened; an adapter is a safetensors file."
-        )
-
-
 def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
     kind = manifest.get("kind", "classification")
     head = {"classification": ("init", "batch_norm"), "multitask": ("kind", "reading")}.get(kind, ("name",))
@@ -258,7 +206,3 @@ def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
         missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]
         if missing:
             raise ValueError(f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter.")
-
-
-def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged or not a safetensors file ({reason}); copy or make it again.")

@@ -111,19 +111,8 @@ class Tuned(nn.Module):
         Raises:
             ValueError: tensors are missing, unknown or of another shape.
         """
-        own = self.delta()
-        missing = [key for key in own if key not in state]
-        extra = [key for key in state if key not in own]
-        if missing or extra:
-            what = [f"it lacks {len(missing)} tensors ({missing[0]}, ...)"] if missing else []
-            what += [f"it holds {len(extra)} that are not of this model ({extra[0]}, ...)"] if extra else []
-            raise ValueError(f"This adapter is not of this backbone and these methods: {'; '.join(what)}.")
-        for key, value in state.items():
-            if value.shape != own[key].shape:
-                raise ValueError(
-                    f"This adapter is not of this backbone and these methods: {key} is {list(value.shape)} in the "
-                    f"adapter and {list(own[key].shape)} in the model."
-                )
+        if wrong := difference(self.delta(), state):
+            raise ValueError(f"This adapter is not of this backbone and these methods: {wrong}.")
         self.load_state_dict(dict(state), strict=False)
 
     def _in_delta(self, key: str) -> bool:
@@ -176,6 +165,19 @@ class Tuned(nn.Module):
             if isinstance(method, MergingInputs):
                 method.merge_inputs(twin.backbone)
         return plain_state_dict(twin.backbone.model)
+
+
+def difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """In words, how the tensors of an adapter are not those that a model has for it; empty if they are."""
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    what = [f"it lacks {len(missing)} tensors ({missing[0]}, ...)"] if missing else []
+    what += [f"it holds {len(extra)} that are not of this model ({extra[0]}, ...)"] if extra else []
+    other = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if other and not what:
+        key = other[0]
+        what = [f"{key} is {list(state[key].shape)} in the adapter and {list(own[key].shape)} in the model"]
+    return "; ".join(what)
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,134 @@
+"""The file of an adapter: tensors and a JSON manifest in one safetensors file, checked when it is read.
+
+The manifest stands in the header's metadata under a key of its own for each package, and has `format`, `vpeft` (the
+version of the package that wrote it) and `sha256`, over the rest of it and every tensor's name, dtype, shape and bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import vpeft
+from vpeft.backbones.weights import content_hash
+from vpeft.fetch import write_atomic
+from vpeft.nearest import did_you_mean
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], key: str) -> None:
+    """Write an adapter atomically: a crash or a full disk leaves the file that was there.
+
+    Args:
+        path: The file.
+        tensors: What it holds.
+        manifest: JSON-able; sha256 is filled in.
+        key: Of the metadata.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    plain = json.loads(json.dumps(manifest))
+    text = json.dumps({**plain, "sha256": digest(plain, copies)})
+    write_atomic(path, lambda temporary: save_file(copies, temporary, {"format": "pt", key: text}))
+
+
+def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
+    """The manifest of an adapter; tensors are not read.
+
+    Args:
+        path: The file.
+        key: Of the metadata.
+        newest: Highest format that can be read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Not an adapter of this kind, damaged, or of a newer format.
+    """
+    check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from error
+    if key not in metadata:
+        others = [other for other in _TOOLS if other in metadata]
+        if others:
+            raise ValueError(f"{path} is an adapter of {others[0]}; {_TOOLS[others[0]]}.")
+        raise ValueError(f"{path} is a safetensors file without a {key} manifest, so it is not an adapter.")
+    try:
+        manifest = json.loads(metadata[key])
+        newer = manifest["format"] > newest
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise damaged(path, "its manifest cannot be read") from error
+    if newer:
+        raise ValueError(
+            f"{path} has adapter format {manifest['format']} (written by vpeft {manifest.get('vpeft')}); "
+            f"vpeft {vpeft.__version__} reads up to {newest}. Install a newer vpeft."
+        )
+    return manifest
+
+
+_TOOLS = {
+    "vpeft": "tools/test.py and tools/predict.py use it",
+    "mllm": "tools/chat.py, tools/caption.py and tools/evaluate.py use it",
+}
+
+
+def read_tensors(path: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of an adapter, as they were when it was written.
+
+    Raises:
+        ValueError: Damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from error
+    if digest(manifest, tensors) != manifest.get("sha256"):
+        raise damaged(path, "its content does not have the sha256 it was saved with")
+    return tensors
+
+
+def digest(manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Hex sha256 of a whole adapter, whatever its manifest says of that."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256((json.dumps(rest, sort_keys=True) + content_hash(tensors)).encode()).hexdigest()
+
+
+def check_file(path: Path) -> None:
+    """Raise unless the path is a file that can be a safetensors file.
+
+    Raises:
+        FileNotFoundError: There is no such file; names one beside it that is close.
+        ValueError: A folder, or a pickle.
+    """
+    if path.is_dir():
+        inside = sorted(found.name for found in path.glob("*.safetensors"))
+        raise ValueError(
+            f"{path} is a folder, not an adapter; {did_you_mean('adapter.safetensors', inside, f'{path}/')}"
+        )
+    if not path.is_file():
+        beside = sorted(found.name for found in path.parent.glob("*.safetensors"))
+        raise FileNotFoundError(f"There is no adapter {path}; {did_you_mean(path.name, beside, f'{path.parent}/')}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    # The two ways torch.save has written. The length that a safetensors file begins with may start with the same
+    # byte as a pickle, but its ninth byte is the brace that opens the header.
+    if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
+        raise ValueError(
+            f"{path} is a pickle, which can run any code and is not opened; an adapter is a safetensors file."
+        )
+
+
+def damaged(path: Path, reason: str) -> ValueError:
+    """The error for a file that is not what was written."""
+    return ValueError(f"{path} is damaged or not a safetensors file ({reason}); copy or make it again.")
