@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mllm.connectors.resampler import Perceiver
 from mllm.shapes import Layout, TextShape, VisionShape
+from mllm.sizes import positive
 from mllm.window import Kept, Window
 from vpeft.modules import Modules
 
@@ -67,6 +68,7 @@ class GatedXAttn(nn.Module):
         immediate: bool = True,
     ) -> None:
         super().__init__()
+        positive(latents=latents)
         if not 1 <= every <= text.layers:
             raise ValueError(f"every is {every}; the language model has {text.layers} layers, so 1 to that many fit.")
         self.text, self.every, self.immediate = text, every, immediate

@@ -21,6 +21,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mllm.shapes import Layout, TextShape, VisionShape
+from mllm.sizes import positive
 from mllm.window import Kept, Window
 from vpeft.modules import Modules
 
@@ -50,7 +51,7 @@ class ZeroInitPrompt(nn.Module):
         heads: Of the small blocks; 16 in V2.
 
     Raises:
-        ValueError: fewer than one prompt, more layers than there are, or `heads` does not divide `dim`.
+        ValueError: a size below 1, more layers than there are, or `heads` does not divide `dim`.
     """
 
     packable = False
@@ -69,8 +70,9 @@ class ZeroInitPrompt(nn.Module):
         super().__init__()
         if layers is None:
             layers = max(1, text.layers - 1)
-        if prompts < 1:
-            raise ValueError(f"prompts is {prompts}; at least 1 is needed.")
+        positive(prompts=prompts, dim=dim, heads=heads)
+        if depth < 0:
+            raise ValueError(f"depth is {depth}; 0 reads the mean of the tokens, and more are blocks.")
         if not 1 <= layers <= text.layers:
             raise ValueError(f"layers is {layers}; the language model has {text.layers}, so 1 to that many fit.")
         if dim % heads:
