@@ -3,7 +3,9 @@
     y_q = sum_h W_h  sum_l sum_p  A_hlqp  V_l( r_q + offset_hlqp / (w_l, h_l) )
 
 V_l(.) is bilinear, half-pixel centred, zero outside of the map. A sample is a weighted sum of four rows of a table, so
-that all samples of a query and a level are one `embedding_bag`: what is sampled is never written out.
+that one corner of all samples of a query and a level is one `embedding_bag`: what is sampled is never written out.
+torch.compile cannot see into that operator, and fuses plain indexing as well: there all corners and points are one loop
+(`_bags`, `_dots`).
 
 Shapes: B images, Q queries, M heads, L levels of h w cells, S cells of all levels, P points, D channels a head.
 """
@@ -124,10 +126,9 @@ class _Sample(torch.autograd.Function):
         out = value.new_zeros(batch * queries * heads, value.shape[-1])
         for level, cells in enumerate(value.split([h * w for h, w in sizes], dim=1)):
             row, (x, _), (y, _) = _cells(locations[:, :, :, level], sizes[level])
-            table, first = _table(cells, sizes[level]), _firsts(row)
+            table = _table(cells, sizes[level])
             for step, part in zip(_steps(sizes[level], heads), _parts(weights[:, :, :, level], x, y), strict=True):
-                rows = (row + step).flatten()
-                out += F.embedding_bag(rows, table, first, per_sample_weights=part.flatten(), mode="sum")
+                out += _bags(table, row + step, part)
         return out.view(batch, queries, -1)
 
     @staticmethod
@@ -151,18 +152,12 @@ def _backward(grad: Tensor, cells: Tensor, at: Tensor, weights: Tensor, size: Si
     key, order = row.flatten().sort()
     bags = torch.searchsorted(key, torch.arange(len(table), dtype=torch.int32, device=key.device), out_int32=True)
     reads = (order // points).int()
-    sample_of = torch.arange(len(grad), dtype=torch.int32, device=key.device).repeat_interleave(points)
-    first = _firsts(row)
     dots, to_cells = [], torch.zeros_like(cells.unflatten(1, size))
     for corner, (step, part) in enumerate(zip(_steps(size, heads), _parts(weights, x, y), strict=True)):
         sums = F.embedding_bag(reads, grad, bags, per_sample_weights=part.flatten()[order], mode="sum")
         top, left = 1 - corner // 2, 1 - corner % 2
         to_cells += sums.view(-1, h + 2, w + 2, *cells.shape[2:])[:, top : top + h, left : left + w]
-        # <grad, corner> of every sample; torch has no public name for it.
-        dot = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad, table, (row + step).flatten(), first, sample_of, 0
-        )
-        dots.append(dot.view(weights.shape))
+        dots.append(_dots(table, row + step, grad))
     upper, lower = dots[0].lerp(dots[1], x), dots[2].lerp(dots[3], x)
     to_x = (dots[1] - dots[0]).lerp(dots[3] - dots[2], y) * (weights * near_x * w)
     to_y = (lower - upper) * (weights * near_y * h)
@@ -183,9 +178,24 @@ def _parts(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tenso
     return upper - upper_right, upper_right, lower - lower_right, lower_right
 
 
-def _firsts(row: Tensor) -> Tensor:
-    """Where the samples of each query and head begin among all of them."""
-    return torch.arange(0, row.numel(), row.shape[-1], dtype=torch.int32, device=row.device)
+def _bags(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows of a table, [N D], over the P last of `rows` and `weights`, [... P] of N P each."""
+    rows, weights = rows.flatten(0, -2), weights.flatten(0, -2)
+    if torch.compiler.is_compiling():
+        return (table[rows] * weights[..., None]).sum(1)
+    return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+
+
+def _dots(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
+    """Products of rows of a table, [... P] of N P, each with the one of its N in `grad` [N D]."""
+    points = rows.shape[-1]
+    if torch.compiler.is_compiling():
+        return (table[rows] * grad.view(*rows.shape[:-1], 1, -1)).sum(-1)
+    first = torch.arange(0, rows.numel(), points, dtype=torch.int32, device=rows.device)
+    owner = torch.arange(len(grad), dtype=torch.int32, device=rows.device).repeat_interleave(points)
+    # torch has no public name for it.
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, table, rows.flatten(), first, owner, 0)
+    return dots.view(rows.shape)
 
 
 def _table(cells: Tensor, size: Size) -> Tensor:
