@@ -149,6 +149,38 @@ def test_a_map_that_fails_gets_its_own_tensors_back():
     assert isinstance(affine.owner.weight, nn.Parameter)
 
 
+class Gradient(torch.autograd.Function):
+    """y as it is; its gradient is handed to `taken`."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, taken: list[Tensor]) -> Tensor:
+        ctx.taken = taken
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, *dy: Tensor):
+        ctx.taken.append(dy[0])
+        return dy[0], None
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_gradient_of_a_map_is_taken_before_all_edits_of_its_output(name):
+    """What a selective method needs that forms its own gradient of W."""
+    body = backbone(name)
+    affine, taken, read = body.blocks[1].affines["fc1"], [], []
+    affine.edit(ScaleShift(affine.shape[0]))
+    affine.edit_gradient(lambda x, y: read.append(x) or Gradient.apply(y, taken))
+    body(image()).square().sum().backward()
+    (x,), (dy,) = read, taken
+    wanted = affine.tensors()["weight"].grad
+    torch.testing.assert_close(dy.flatten(0, -2).T @ x.flatten(0, -2), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_a_map_that_is_never_called_is_refused():
+    with pytest.raises(ValueError, match="MultiheadAttention reads 'in_proj_weight' as a tensor"):
+        backbone("open_clip").blocks[0].affines["qkv"].edit_gradient(lambda x, y: y)
+
+
 def test_a_shift_without_a_bias_to_go_to_refuses_to_merge():
     with pytest.raises(ValueError, match="adds a bias to a Linear that has none"):
         Affine(nn.Linear(32, 32, bias=False)).merge(ScaleShift(32))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 TokenEdit = Callable[[Tensor], Tensor]
+OutputEdit = Callable[[Tensor, Tensor], Tensor]
 
 
 class Merged(Protocol):
@@ -77,7 +78,7 @@ class Affine:
     def edit(self, update: Update) -> None:
         self.updates.append(update)
         if self.called:
-            self.owner.register_forward_hook(_OnOutput(update, self.channels))
+            self.owner.register_forward_hook(_OnOutput(update.output, self.channels))
         else:
             self._parametrize(update)
 
@@ -94,6 +95,15 @@ class Affine:
         else:
             self._parametrize(update)
 
+    def edit_gradient(self, edit: OutputEdit) -> None:
+        """Let edit(x, y) take the gradient of y = W x + b; it returns the numbers of y, before any other edit of them.
+
+        Raises:
+            ValueError: torch reads this W as a tensor, so that nobody ever sees its x.
+        """
+        self._must_be_called()
+        self.owner.register_forward_hook(_OnOutput(edit, self.channels), prepend=True)
+
     def _parametrize(self, update: Merged) -> None:
         for role, name in self._names().items():
             if getattr(self.owner, name) is not None:
@@ -105,12 +115,15 @@ class Affine:
         Raises:
             ValueError: torch reads this W as a tensor, so that nobody ever sees its x.
         """
+        self._must_be_called()
+        self.owner.register_forward_pre_hook(_OnInput(edit))
+
+    def _must_be_called(self) -> None:
         if not self.called:
             raise ValueError(
                 f"{type(self.owner).__name__} reads '{self.weight}' as a tensor, so that its input is never seen. Take "
                 "the same weights from timm."
             )
-        self.owner.register_forward_pre_hook(_OnInput(edit))
 
     @torch.no_grad()
     def merge(self, update: Merged) -> None:
@@ -145,13 +158,13 @@ def _stored(owner: nn.Module, name: str) -> Any:
 
 @dataclass
 class _OnOutput:
-    update: Update
+    edit: OutputEdit
     channels: int
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
         if self.channels == -1:
-            return self.update.output(args[0], y)
-        return self.update.output(args[0], y.movedim(self.channels, -1)).movedim(-1, self.channels)
+            return self.edit(args[0], y)
+        return self.edit(args[0], y.movedim(self.channels, -1)).movedim(-1, self.channels)
 
 
 @dataclass

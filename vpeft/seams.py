@@ -9,6 +9,7 @@
              norm(x) of tokens that do not pass the branch         Branch.norm(x)
     affine   y = W x + b                                           Affine.edit(update), .merge(update)
              W and b while y is computed                          Affine.replace(update)
+             the gradient of y                                    Affine.edit_gradient(f),  f(x, y) -> y
              the x of it                                           Affine.edit_input(f), .merge_input(M, c)
     query    tokens that read a block's keys and values            Block.attend(queries, context)
              the block's whole path for them                       Block.query(queries, *Block.keys_values(x))

@@ -154,6 +154,7 @@ class Recorder:
             setattr(affine, name, Changing(self, affine, getattr(affine, name), f"Affine.{name}", parts, block))
         for part in parts:
             self._edits(affine, "Affine.edit_input", "edit_input", part, block)
+            self._edits(affine, "Affine.edit_gradient", "edit_gradient", part, block)
 
 
 @dataclass

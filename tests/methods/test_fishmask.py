@@ -3,12 +3,14 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.adapters import make
 from tests.zoo import backbone, image, shake, tuned
 from vpeft.checkpoint import load_adapter, save_adapter
 from vpeft.heads import LinearHead
 from vpeft.methods import build
+from vpeft.sampled import Sampled, entries_of_product
 from vpeft.tuned import Tuned
 
 LABELS = torch.tensor([0, 2])
@@ -22,6 +24,24 @@ def candidates(model):
     """Every weight and bias of the tiny ViT but those of its embeddings and class token, by name."""
     embeddings = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")
     return {name: p for name, p in model.named_parameters() if name not in embeddings}
+
+
+def twice(module, args, y):
+    return 2 * y
+
+
+class Products(TorchDispatchMode):
+    """Shapes of all matrix products that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+            self.made.add(tuple(result.shape))
+        return result
 
 
 def dense(method, body):
@@ -93,6 +113,90 @@ def test_gradients_are_those_of_the_chosen_entries():
     wanted = torch.cat([p.grad.flatten() for p in candidates(merged.model).values()])
     places = where.round().long()
     torch.testing.assert_close(wanted[places > 0], got[places[places > 0] - 1], rtol=1e-4, atol=1e-5)
+
+
+def places_among(total, count, seed=0):
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
+@pytest.mark.parametrize("rows", [1, 34, 600, 1024])  # of which 512 are taken at once
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_entries_of_a_product_are_those_of_the_whole(rows, dtype, index):
+    torch.manual_seed(0)
+    dy, x = torch.randn(rows, 7, dtype=dtype), torch.randn(rows, 5, dtype=dtype)
+    places = places_among(35, 12)
+    found = entries_of_product(dy, x, places.to(index))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, (dy.T @ x).flatten()[places])
+
+
+def test_entries_of_a_product_in_half_precision_are_summed_in_single():
+    torch.manual_seed(0)
+    dy, x, places = torch.randn(600, 7).bfloat16(), torch.randn(600, 5).bfloat16(), places_among(35, 12)
+    found = entries_of_product(dy, x, places)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, (dy.float().T @ x.float()).flatten()[places])
+
+
+def test_a_tracer_is_told_the_shape_of_the_entries():
+    dy, x, places = torch.randn(3, 7), torch.randn(3, 5), places_among(35, 12)
+    torch.library.opcheck(entries_of_product, (dy, x, places))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5), (2, 3, 4, 5)])
+def test_y_is_passed_on_with_its_gradient(shape):
+    torch.manual_seed(0)
+    x, w, places = torch.randn(shape, requires_grad=True), torch.randn(7, 5), places_among(35, 12)
+    values = torch.zeros(12, requires_grad=True)
+    y = x @ w.T
+    out = Sampled.apply(y, values, x.detach(), places)
+    assert torch.equal(out, y)
+    dy = torch.randn_like(y)
+    dx, found = torch.autograd.grad(out, (x, values), dy)
+    torch.testing.assert_close(dx, dy @ w)
+    torch.testing.assert_close(found, (dy.flatten(0, -2).T @ x.detach().flatten(0, -2)).flatten()[places])
+
+
+def test_the_gradient_is_that_of_the_map_and_not_of_what_others_make_of_it():
+    """Stochastic depth may close a branch at a linear map before FishMask attaches."""
+    body, plain = backbone("timm_vit"), backbone("timm_vit")
+    for one in (body, plain):
+        one.blocks[0].affines["fc2"].owner.register_forward_hook(twice)
+    (method,) = build({"name": "fishmask", "share": 0.02}, body)
+    method.attach(body)
+    for one in (body, plain):
+        one(image()).square().sum().backward()
+    tensors = [tensor for affine, _ in method._changes(plain) for tensor in affine.tensors().values()]
+    wanted = torch.cat([tensor.grad.flatten() for tensor in tensors])
+    torch.testing.assert_close(method.values.grad, wanted[method.places], rtol=1e-4, atol=1e-5)
+
+
+def test_no_product_of_the_backward_has_the_size_of_a_weight():
+    """Shapes of the tiny ViT's weights are none of its activations'."""
+    sizes = {}
+    for name in ("fishmask", "full"):
+        model = shake(tuned("timm_vit", name))
+        loss = model(image()).square().sum()
+        with Products() as products:
+            loss.backward()
+        weights = {tuple(p.shape) for block in model.backbone.model.blocks for p in block.parameters() if p.ndim == 2}
+        sizes[name] = weights & {shape for made in products.made for shape in (made, made[::-1])}
+    assert not sizes["fishmask"]
+    assert len(sizes["full"]) == 4, "full fine-tuning does form them, or this test sees nothing"
+
+
+def test_bf16_gradients_are_near_those_of_single_precision():
+    gradients = []
+    for bf16 in (False, True):
+        model = shake(tuned("timm_vit", "fishmask"))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(image()).square().mean()
+        loss.backward()
+        gradients.append(model.methods[0].values.grad)
+    single, half = gradients
+    assert half.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(single, half, dim=0) > 0.99
 
 
 def test_an_adapter_holds_places_and_values_and_finds_them_again(tmp_path):

@@ -2,15 +2,18 @@
 
     W + D,    D is zero but at the k entries of the backbone with the largest F
     F = sum_n (d log p(y_n | x_n) / dW)^2,    the empirical Fisher information of n training images
+    dD[i, j] = sum_n dy[n, i] x[n, j],    of y = (W + D) x over all rows n, at the k entries alone
 
 The mask is chosen before the first epoch and stays; the k values of D are what learns and is saved, with their
-places. Merged into W. Trained on the weight: any form on the output costs a second product with a matrix as
-large as W, forward and backward.
+places. Merged into W. Trained on a copy of W with D in it, which takes no gradient itself: on a CPU none of the size
+of W is formed (`vpeft/sampled.py`). Norms, biases and maps that torch reads as tensors (open_clip's attention) form
+theirs, and it is cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from vpeft.sampled import Sampled
 from vpeft.seams import Affine
 
 if TYPE_CHECKING:
@@ -77,6 +81,8 @@ class FishMask(nn.Module):
                     "backbone's own weights. Put fishmask before it in the list of methods."
                 )
             affine.replace(change)
+            if change.sampled:
+                affine.edit_gradient(change.pass_on)
 
     def merge(self, backbone: Backbone) -> None:
         for affine, change in self._changes(backbone):
@@ -86,7 +92,8 @@ class FishMask(nn.Module):
         found, index = [], 0
         for affine in _affines(backbone):
             roles = list(affine.tensors())
-            found.append((affine, Entries(self, {role: index + place for place, role in enumerate(roles)})))
+            sampled = affine.called and len(affine.shape) == 2
+            found.append((affine, Entries(self, {role: index + place for place, role in enumerate(roles)}, sampled)))
             index += len(roles)
         return found
 
@@ -140,25 +147,42 @@ class FishMask(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self._cut()
 
-    def changed(self, tensor: Tensor, index: int) -> Tensor:
+    def entries(self, index: int) -> tuple[Tensor, Tensor]:
+        """Places in the tensor of this index, and values."""
         start, stop = self.cuts[index], self.cuts[index + 1]
-        if start == stop:
-            return tensor
-        places = self.places[start:stop] - self.starts[index]
-        return tensor.flatten().index_add(0, places, self.values[start:stop].to(tensor.dtype)).view_as(tensor)
+        return self.places[start:stop] - self.starts[index], self.values[start:stop]
 
 
+@dataclass
 class Entries:
-    """The change of one map, by the indices of its weight and bias among all candidates."""
+    """The change of one map.
 
-    def __init__(self, method: FishMask, index: dict[str, int]) -> None:
-        self.method, self.index = method, index
+    Args:
+        method: Whose places and values they are.
+        index: Of its weight and bias among all candidates.
+        sampled: Whether the values in its weight have their gradient from `pass_on`.
+    """
+
+    method: FishMask
+    index: dict[str, int]
+    sampled: bool
 
     def weight(self, w: Tensor) -> Tensor:
-        return self.method.changed(w, self.index["weight"])
+        places, values = self.method.entries(self.index["weight"])
+        return _changed(w, places, values.detach() if self.sampled else values)
 
     def bias(self, b: Tensor) -> Tensor:
-        return self.method.changed(b, self.index["bias"]) if "bias" in self.index else b
+        return _changed(b, *self.method.entries(self.index["bias"])) if "bias" in self.index else b
+
+    def pass_on(self, x: Tensor, y: Tensor) -> Tensor:
+        places, values = self.method.entries(self.index["weight"])
+        if not len(places) or not torch.is_grad_enabled():
+            return y
+        return Sampled.apply(y, values, x.detach().to(y.dtype), places)
+
+
+def _changed(tensor: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    return tensor.flatten().index_add(0, places, values.to(tensor.dtype)).view_as(tensor) if len(places) else tensor
 
 
 def _affines(backbone: Backbone) -> list[Affine]:
