@@ -261,7 +261,6 @@ COUNTS: list[tuple[dict[str, Any], int]] = [
     ({"name": "ia3"}, 55_296),
     ({"name": "difffit"}, 140_544),
     ({"name": "rein"}, 1_347_841),
-    ({"name": "rein", "query_dim": 256}, 1_741_569),
     ({"name": "repadapter"}, 239_808),
     ({"name": "repadapter", "mlp": False}, 119_904),
     ({"name": "krona"}, 38_400),
@@ -378,8 +377,8 @@ FORMULAS: list[tuple[dict[str, Any], Callable[[Shape], int]]] = [
         lambda s: s.depth * 3 * (7 + s.dim) + 2 * s.dim * (s.dim + 1) + 1,
     ),
     (
-        {"name": "rein", "tokens": 7, "rank": None, "query_dim": 10},
-        lambda s: s.depth * 7 * s.dim + 2 * s.dim * (s.dim + 1) + 1 + 10 * (s.dim + 1) + 10 * (3 * 10 + 1),
+        {"name": "rein", "tokens": 7, "rank": None},
+        lambda s: s.depth * 7 * s.dim + 2 * s.dim * (s.dim + 1) + 1,
     ),
     (
         {"name": "repadapter", "bottleneck": 12, "groups": 4},

@@ -6,7 +6,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tests.golden import golden
-from tests.zoo import backbone, image, shake, tuned
+from tests.zoo import SHAPES, backbone, image, shake, tuned
 from vpeft.backbones import Backbone, wrap
 from vpeft.backbones.weights import Weights
 from vpeft.methods import build
@@ -76,6 +76,14 @@ def test_the_published_count_is_reached_on_vit_l():
         counts = [sum(p.numel() for p in Rein(large, query_dim=dim).parameters()) for dim in (None, 256)]
     assert counts == [2_530_817, 2_990_081]
     assert all(f"{count:,}" in (Rein.__doc__ or "") for count in counts)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_queries_add_what_the_docstring_says(shape):
+    sizes = {"img_size": shape.side, "patch_size": shape.patch, "embed_dim": shape.dim, "depth": shape.depth}
+    body = wrap(VisionTransformer(**sizes, num_heads=2, num_classes=0), "small")
+    with_queries, without = (sum(p.numel() for p in Rein(body, query_dim=q).parameters()) for q in (10, None))
+    assert with_queries - without == 10 * (shape.dim + 1) + 10 * (3 * 10 + 1)
 
 
 @pytest.mark.parametrize("name", ["timm_registers", "hf_registers", "open_clip"])

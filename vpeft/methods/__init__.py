@@ -112,7 +112,10 @@ CONFLICTS: dict[tuple[str, str], str] = {
         for other in ("ssf", "difffit", "layernorm", "bitfit", "full", "partial", "mtlora")
         for pair in (("lst", other), (other, "lst"))
     },
-    ("lst", "adapter_plus"): "lst has read a block before adapter_plus acts at its end; put lst last",
+    **{
+        ("lst", other): f"lst has read a block before {other} acts at its end; put lst last"
+        for other in ("adapter_plus", "rein")
+    },
     **{
         ("vqt", other): f"vqt widens the features and keeps the blocks' sequence, which {other} changes; put vqt last"
         for other in ("vpt", "noah", "lion")

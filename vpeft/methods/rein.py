@@ -35,7 +35,8 @@ class Rein(nn.Module):
     Queries go to a head `mask` with `linked: true`, in place of its own. A head that takes none leaves the refinement
     of features, which is the official code's `link_token_to_query=False`.
 
-    Differs: written for one class token; here all that stands before the patches (registers, prompts) stays as it is.
+    Differs: written for one class token; here all that stands before the patches (registers, prompts) stays as it is. A
+    head that reads the class token alone does not see what the tokens of the last block do.
 
     Args:
         tokens: M, of each block; 100 in the official configs.
