@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ class Held:
     """An image in memory, as the bytes of its file."""
 
     name: str
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 Source = Path | Stored | Held

@@ -8,6 +8,7 @@ come in by id only. In texts they are tokenised as the characters they are writt
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -144,13 +145,13 @@ def _written(
     for segment in segments:
         if segment.image:
             seen += 1
-            new = [0] * tokens_per_image
+            new = (0,) * tokens_per_image
         elif segment.token is not None:
-            new = [segment.token]
+            new = (segment.token,)
         else:
             new = _tokenised(segment.text, tokenizer)
         ids += new
-        labels += new if segment.trained else [IGNORED] * len(new)
+        labels += new if segment.trained else (IGNORED,) * len(new)
         time += [seen] * len(new)
         mask += [segment.image] * len(new)
     return Encoded(
@@ -164,9 +165,11 @@ def _written(
     )
 
 
-def _tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+# Cues, system texts and the questions of a VQA set come again and again.
+@functools.lru_cache(maxsize=4096)
+def _tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     # Not verbose: the length is compared with data.max_length here, and not with what the tokenizer was saved with.
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids)
 
 
 def _instructions(sample: Sample) -> list[str]:

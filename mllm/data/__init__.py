@@ -1,0 +1,1 @@
+"""Images with text: conversations, captions, shards, and sets that need no files."""
