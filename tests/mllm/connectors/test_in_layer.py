@@ -224,13 +224,13 @@ def test_it_runs_in_bfloat16(name, where):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_language_model_compiles(name):
+def test_the_language_model_compiles_without_graph_breaks(name):
     model = language_model(layers=2)
     connector = opened(name, model)
     b = batch(connector, ROWS[:2])
     inputs = b.inputs(model, connector)
     expected = model(**inputs).logits
-    found = torch.compile(model, backend="eager")(**inputs).logits
+    found = torch.compile(model, backend="eager", fullgraph=True)(**inputs).logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
