@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     LlamaConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
@@ -32,6 +33,7 @@ CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SIZES, intermediate_size=48, num_key_value_heads=2),
     "llama_tied": lambda: LlamaConfig(**SIZES, intermediate_size=48, num_key_value_heads=2, tie_word_embeddings=True),
     "qwen2": lambda: Qwen2Config(**SIZES, intermediate_size=48, num_key_value_heads=2),
+    "gemma2": lambda: Gemma2Config(**SIZES, intermediate_size=48, num_key_value_heads=2, head_dim=8),
     "opt": lambda: OPTConfig(**SIZES, ffn_dim=48, word_embed_proj_dim=32),
 }
 
