@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mllm.data import captions, conversations, rendered, shards, vqa
+from mllm.data import captions, conversations, rendered, shards, vqa, vqa_captions
 from mllm.data.shelf import Shelf
 from mllm.data_schema import SETS, DataConfig
 from mllm.sample import Sample
@@ -25,10 +25,10 @@ def locate(config: DataConfig) -> tuple[dict[str, Shelf], dict[str, Any]]:
     if config.task in ("rendered", "rendered_pairs"):
         parts = rendered.read(config.task == "rendered_pairs", rendered.counts(config.count))
         return _shelved(parts), {"format": "rendered", "synthetic": True, "licence": None, "packages": []}
-    if config.task == vqa.NAME:
+    if config.task in (vqa.NAME, vqa_captions.NAME):
         packages = [{"package": vqa.PACKAGE, "sha256": vqa.SHA256}]
         facts = {"format": "embedded", "synthetic": True, "licence": vqa.LICENCE, "packages": packages}
-        return _shelved(vqa.read(config.question)), facts
+        return _shelved(vqa.read(config.question) if config.task == vqa.NAME else vqa_captions.read()), facts
     files = {"train": config.files.train, "val": config.files.val, "test": config.files.test}
     if not files["train"] and not files["test"]:
         raise ValueError(
