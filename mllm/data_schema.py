@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 # Sets that need no files: published in a package, or drawn by a program.
-SETS = ("easyvqa", "rendered", "rendered_pairs")
+SETS = ("easyvqa", "easyvqa_captions", "rendered", "rendered_pairs")
 
 
 @dataclass
@@ -34,8 +34,8 @@ class DataConfig:
     """Images and text.
 
     Args:
-        task: `easyvqa` (published in a package), `rendered` or `rendered_pairs` (drawn by a program); any other name is
-            that of the files.
+        task: `easyvqa` or `easyvqa_captions` (published in a package), `rendered` or `rendered_pairs` (drawn by a
+            program); any other name is that of the files.
         root: Folder of files and images; None for the sets that need none.
         files: Conversations, captions or shards.
         template: How a conversation is written; a key of mllm/templates.yaml, `chat` for the tokenizer's own template,
