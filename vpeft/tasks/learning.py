@@ -5,7 +5,7 @@ Methods are told of the steps, and checkpoints hold only what is trained.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as L
 import torch
@@ -35,16 +35,20 @@ def after_step(trainer: L.Trainer, tuned: Tuned, step: int) -> None:
             method.after_step(step, int(trainer.estimated_stepping_batches))
 
 
-def keep_trained(checkpoint: dict[str, Any], tuned: Tuned) -> None:
-    """Take what is frozen out of a checkpoint of a module that holds `tuned` under this name."""
-    kept, state = _names(tuned), checkpoint["state_dict"]
+class Trained(Protocol):
+    def delta(self) -> dict[str, Tensor]: ...  # everything that training changes
+
+
+def keep_trained(checkpoint: dict[str, Any], model: Trained, name: str = "tuned") -> None:
+    """Take what is frozen out of a checkpoint of a module that holds the model under this name."""
+    kept, state = _names(model, name), checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in kept}
     checkpoint["trained"] = sorted(kept)  # FSDP has taken the tensors out before on_load_checkpoint looks
 
 
-def check_trained(checkpoint: dict[str, Any], tuned: Tuned) -> None:
+def check_trained(checkpoint: dict[str, Any], model: Trained, name: str = "tuned") -> None:
     """Raise ValueError unless the checkpoint holds what this model trains, and nothing else."""
-    stored, kept = set(checkpoint["trained"]), _names(tuned)
+    stored, kept = set(checkpoint["trained"]), _names(model, name)
     if stored != kept:
         raise ValueError(
             f"The checkpoint does not fit this model: it lacks {sorted(kept - stored)[:3] or 'nothing'} and has "
@@ -84,5 +88,5 @@ def channels(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values).view(1, -1, 1, 1)
 
 
-def _names(tuned: Tuned) -> set[str]:
-    return {f"tuned.{name}" for name in tuned.delta()}
+def _names(model: Trained, name: str) -> set[str]:
+    return {f"{name}.{key}" for key in model.delta()}
