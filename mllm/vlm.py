@@ -124,6 +124,10 @@ class VLM(nn.Module):
         """The cache that stands in front of so many sequences: the prefix, or None."""
         return None if self.prefix is None else self.prefix(rows)
 
+    def layers(self) -> list[nn.Module]:
+        """The layers of the language model, in order."""
+        return [layer.module for layer in Decoder(self.language).layers]
+
     def components(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Trained parameters under `vision`, `connector`, `language` and `embeddings`, by name."""
         found: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in COMPONENTS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from mllm import adapt
 from mllm.connectors import build
 from mllm.vision import tower, vision_shape
 from mllm.vlm import VLM
-from tests.mllm.languages import language
+from tests.mllm.languages import language, model, tokenizer
 from tests.zoo import MODELS
 from vpeft.backbones import wrap
 
@@ -65,3 +66,10 @@ def vlm(
             if not parameter.any():
                 parameter.data.normal_(std=0.3, generator=generator)
     return made.train()
+
+
+def stored(folder: Path, family: str = "llama", seed: int = 0) -> str:
+    """A folder with a language model of a family and its tokenizer; its name for `mllm.language.load`."""
+    model(family, seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return f"hf:{folder}"
