@@ -51,12 +51,14 @@ class Sample:
         images: In the order of the markers.
         turns: A system text or none, then user and assistant in turn.
         file: Where it was read, for messages.
+        answers: Of several humans, that a generated answer is scored against; none is the last turn alone.
     """
 
     id: str
     images: tuple[Source, ...]
     turns: tuple[Turn, ...]
     file: str = ""
+    answers: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:

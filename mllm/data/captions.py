@@ -2,6 +2,8 @@
 
     {"image": "a.jpg", "caption": "a cat on a chair"}        several captions as a list are as many samples
 
+A generated caption is scored against all captions of its list.
+
 An optional `id` names a sample in messages, an optional `prompt` is what the caption answers to.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,7 @@ def read(file: Path, root: Path, records: Iterable[Any] | None = None) -> Iterat
             images = image_paths(record, root, f"{file}: sample '{id}'")
             sample = captioned(id, images, text, str(record.get("prompt") or ""), str(file))
             check(sample)
-            yield sample
+            yield replace(sample, answers=tuple(texts)) if len(texts) > 1 else sample
 
 
 def captioned(id: str, images: tuple[Any, ...], caption: Any, prompt: str, file: str) -> Sample:

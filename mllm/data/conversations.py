@@ -2,7 +2,9 @@
 
     {"id": "7", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhy?"}, {"from": "gpt", ...}]}
 
-`image` is a path below the folder of images, a list of such, or missing where a conversation has none.
+`image` is a path below the folder of images, a list of such, or missing where a conversation has none. An optional
+`answers` holds what several humans answer to the last question, as texts or in VQAv2's form, {"answer": "red"}; a
+generated answer is scored against them.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def to_sample(record: Any, place: str, root: Path, file: str) -> Sample:
     turns = record.get("conversations") if isinstance(record, Mapping) else None
     if not isinstance(turns, list):
         raise ValueError(f"{where} has no list 'conversations' of turns.")
-    return Sample(id, image_paths(record, root, where), tuple(_turn(turn, where) for turn in turns), file)
+    images, spoken = image_paths(record, root, where), tuple(_turn(turn, where) for turn in turns)
+    return Sample(id, images, spoken, file, _answers(record.get("answers", []), where))
 
 
 def image_paths(record: Mapping[str, Any], root: Path, where: str) -> tuple[Path, ...]:
@@ -109,6 +112,16 @@ def _lines(file: Path, text: str) -> list[Any]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{file}, line {number}, is not JSON: {error.msg}.") from error
     return found
+
+
+def _answers(found: Any, where: str) -> tuple[str, ...]:
+    listed = found if isinstance(found, list) else [found]
+    texts = [one.get("answer") if isinstance(one, Mapping) else one for one in listed]
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"{where} has the answers {str(found)[:80]}; they are a list of texts, or of mappings with a text 'answer'."
+        )
+    return tuple(texts)
 
 
 def _turn(turn: Any, where: str) -> Turn:

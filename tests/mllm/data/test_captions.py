@@ -36,6 +36,7 @@ def test_several_captions_are_several_samples_and_a_prompt_is_asked(tmp_path: Pa
     samples = write(tmp_path / "a.json", json.dumps([record]))
     assert [(sample.id, sample.turns[1].text) for sample in samples] == [("5", "one"), ("5", "two")]
     assert samples[0].turns[0].text == "<image>\nDescribe."
+    assert [sample.answers for sample in samples] == [("one", "two")] * 2, "each is scored against both"
 
 
 @pytest.mark.parametrize(

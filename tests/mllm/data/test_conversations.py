@@ -35,6 +35,14 @@ def test_llavas_records_become_samples(tmp_path: Path, name: str) -> None:
     assert (third.images, third.turns[0].role) == ((), "user")
 
 
+def test_the_answers_of_several_humans_are_kept(tmp_path: Path) -> None:
+    record = {"id": "7", "image": "a.png", "conversations": ROUND}
+    forms = (["red", "dark red"], [{"answer": "red", "answer_id": 1}, {"answer": "dark red"}])
+    for sample in samples(tmp_path, *({**record, "answers": answers} for answers in forms)):
+        assert sample.answers == ("red", "dark red")
+    assert samples(tmp_path, record)[0].answers == ()
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -47,6 +55,8 @@ def test_llavas_records_become_samples(tmp_path: Path, name: str) -> None:
         ({"id": "7", "image": "/etc/a.png", "conversations": ROUND}, "which leaves"),
         ({"id": "7", "image": "a.png", "conversations": ROUND[1:]}, "starts with the assistant"),
         ({"id": "7", "conversations": ROUND}, "has 1 times <image> and 0 images"),
+        ({"id": "7", "conversations": ROUND, "answers": "red"}, "has the answers red; they are a list of texts"),
+        ({"id": "7", "conversations": ROUND, "answers": [{"text": "red"}]}, "has the answers"),
     ],
 )
 def test_a_record_that_is_none_names_file_and_id(tmp_path: Path, record: Any, reason: str) -> None:
