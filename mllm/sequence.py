@@ -9,7 +9,10 @@ come in by id only. In texts they are tokenised as the characters they are writt
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +25,9 @@ from mllm.templates import AnyTemplate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Encoded", "Sample", "Segment", "Turn", "encode", "prompt"]
+__all__ = ["IGNORED", "Encoded", "Sample", "Segment", "Turn", "encode", "encode_all", "prompt"]
 
+_AT_ONCE = 1000
 IGNORED = -100  # cross-entropy's own, of positions that are not trained
 
 
@@ -74,15 +78,40 @@ def encode(
             and id.
     """
     check(sample)
-    whole = _written(sample, template, tokenizer, tokens_per_image)
+    segments = _segments(sample, template, tokenizer)
+    return _fitted(_assembled(sample, segments, tokens_per_image, partial(_tokenised, tokenizer)), max_length)
+
+
+def encode_all(
+    samples: Iterable[Sample],
+    template: AnyTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens_per_image: int,
+    max_length: int,
+) -> Iterator[Encoded]:
+    """As `encode`, of many samples, whose texts are tokenised a thousand samples at a time on all cores."""
+    remaining = iter(samples)
+    while some := list(islice(remaining, _AT_ONCE)):
+        for sample in some:
+            check(sample)
+        written = [_segments(sample, template, tokenizer) for sample in some]
+        texts = list({segment.text: None for segments in written for segment in segments if segment.is_text})
+        ids = dict(zip(texts, _ids(tokenizer, texts), strict=True))
+        for sample, segments in zip(some, written, strict=True):
+            yield _fitted(_assembled(sample, segments, tokens_per_image, ids.__getitem__), max_length)
+
+
+def _fitted(whole: Encoded, max_length: int) -> Encoded:
+    """The sequence, its text cut off behind `max_length`."""
     if len(whole) <= max_length:
         return whole
+    tokens_per_image = int(whole.image_mask.sum()) // max(1, len(whole.images))
     inside = int(whole.image_mask[:max_length].sum())
-    late = int(whole.time[:max_length].amax()) < len(sample.images)
+    late = int(whole.time[:max_length].amax()) < len(whole.images)
     if inside < int(whole.image_mask.sum()) or late:
         place = inside // tokens_per_image + 1 if tokens_per_image else int(whole.time[max_length - 1]) + 1
         raise ValueError(
-            f"{sample.where}: image {place} of {len(sample.images)} would end behind position {max_length}, "
+            f"{whole.where}: image {place} of {len(whole.images)} would end behind position {max_length}, "
             "data.max_length, and images are not cut; raise data.max_length, use a connector with fewer tokens than "
             f"{tokens_per_image}, or shorten the text before it."
         )
@@ -95,7 +124,7 @@ def encode(
     )
     if bool((cut.labels == IGNORED).all()):
         raise ValueError(
-            f"{sample.where} has {len(whole)} tokens, and its first answer begins behind position {max_length}, "
+            f"{whole.where} has {len(whole)} tokens, and its first answer begins behind position {max_length}, "
             "data.max_length; raise it, or shorten the question."
         )
     return cut
@@ -121,7 +150,8 @@ def prompt(
     if sample.turns and sample.turns[-1].role == "assistant":
         sample = replace(sample, turns=sample.turns[:-1])
     check(sample, answered=False)
-    whole = _written(sample, template, tokenizer, tokens_per_image)
+    segments = _segments(sample, template, tokenizer)
+    whole = _assembled(sample, segments, tokens_per_image, partial(_tokenised, tokenizer))
     if max_length is not None and len(whole) > max_length:
         raise ValueError(
             f"{sample.where}: the prompt has {len(whole)} tokens, and {max_length} are allowed; shorten the "
@@ -130,26 +160,30 @@ def prompt(
     return replace(whole, labels=torch.full_like(whole.labels, IGNORED))
 
 
-def _written(
-    sample: Sample, template: AnyTemplate, tokenizer: PreTrainedTokenizerBase, tokens_per_image: int
-) -> Encoded:
+def _segments(sample: Sample, template: AnyTemplate, tokenizer: PreTrainedTokenizerBase) -> list[Segment]:
     try:
-        segments = template.segments(sample.turns, tokenizer)
+        return template.segments(sample.turns, tokenizer)
     except ValueError as error:
         raise ValueError(f"{sample.where}: {error}") from error
+
+
+def _assembled(
+    sample: Sample, segments: Iterable[Segment], tokens_per_image: int, ids_of: Callable[[str], Sequence[int]]
+) -> Encoded:
     ids: list[int] = []
     labels: list[int] = []
     time: list[int] = []
     mask: list[bool] = []
     seen = 0
     for segment in segments:
+        new: Sequence[int]
         if segment.image:
             seen += 1
             new = (0,) * tokens_per_image
         elif segment.token is not None:
             new = (segment.token,)
         else:
-            new = _tokenised(segment.text, tokenizer)
+            new = ids_of(segment.text)
         ids += new
         labels += new if segment.trained else (IGNORED,) * len(new)
         time += [seen] * len(new)
@@ -167,9 +201,15 @@ def _written(
 
 # Cues, system texts and the questions of a VQA set come again and again.
 @functools.lru_cache(maxsize=4096)
-def _tokenised(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str) -> Sequence[int]:
+    return _ids(tokenizer, [text])[0]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     # Not verbose: the length is compared with data.max_length here, and not with what the tokenizer was saved with.
-    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids)
+    return (
+        tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids if texts else []
+    )
 
 
 def _instructions(sample: Sample) -> list[str]:

@@ -6,7 +6,7 @@ B rows, L positions, I images of a batch
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from mllm.collate import collate, instructions
 from mllm.data.images import Pictures
 from mllm.data.shelf import Shelf
 from mllm.sample import Sample
-from mllm.sequence import IGNORED, Encoded, encode, prompt
+from mllm.sequence import IGNORED, Encoded, encode, encode_all, prompt
 from mllm.templates import AnyTemplate
 from vpeft.data.loader import Fetch
 
@@ -47,6 +47,10 @@ class Writing:
     def encode(self, sample: Sample) -> Encoded:
         """As `mllm.sequence.encode`."""
         return encode(sample, self.template, self.tokenizer, self.tokens_per_image, self.max_length)
+
+    def encode_all(self, samples: Iterable[Sample]) -> Iterator[Encoded]:
+        """As `mllm.sequence.encode_all`."""
+        return encode_all(samples, self.template, self.tokenizer, self.tokens_per_image, self.max_length)
 
     def prompt(self, sample: Sample) -> Encoded:
         """As `mllm.sequence.prompt`."""

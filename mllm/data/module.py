@@ -114,9 +114,8 @@ class MultimodalData(L.LightningDataModule):
         """Tokens of every sample of a part, those of its images among them."""
         if part not in self._lengths:
             samples = self.samples(part)
-            self._lengths[part] = np.fromiter(
-                (len(self.writing.encode(one)) for one in samples), np.int64, len(samples)
-            )
+            encoded = self.writing.encode_all(samples)
+            self._lengths[part] = np.fromiter((len(one) for one in encoded), np.int64, len(samples))
         return self._lengths[part]
 
     @property

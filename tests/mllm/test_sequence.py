@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from mllm.sample import Sample, Turn, faults
-from mllm.sequence import IGNORED, encode, prompt
+from mllm.sequence import IGNORED, encode, encode_all, prompt
 from mllm.templates import find
 from tests.mllm.vocabularies import CHATML, LLAMA2, by_bytes, by_pieces, by_words
 
@@ -80,6 +80,21 @@ def test_images_take_their_positions_and_count_time() -> None:
     none = encode(SAMPLE, find("flamingo"), by_bytes(), 0, 4096)
     assert torch.equal(none.time, whole.time[~whole.image_mask])
     assert encode(ONE, find("blip2"), by_bytes(), 3, 4096).time.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["llava_v1", "chat"])
+def test_many_samples_are_written_as_each_is(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("mllm.sequence._AT_ONCE", 2)
+    tokenizer, template = by_bytes(CHATML), find(name)
+    samples = [SAMPLE, ONE, replace(SAMPLE, id="8"), replace(ONE, images=(), turns=TURNS[4:]), SAMPLE]
+    many = list(encode_all(iter(samples), template, tokenizer, 3, 140))
+    for sample, found in zip(samples, many, strict=True):
+        alone = encode(sample, template, tokenizer, 3, 140)
+        for field in ("ids", "labels", "image_mask", "time"):
+            assert torch.equal(getattr(found, field), getattr(alone, field))
+        assert (found.images, found.instructions, found.where) == (alone.images, alone.instructions, alone.where)
+    with pytest.raises(ValueError, match="sample '7' has an empty turn"):
+        list(encode_all([SAMPLE, replace(ONE, turns=(TURNS[0], Turn("assistant", "")))], template, tokenizer, 3, 140))
 
 
 def test_an_image_comes_with_the_text_of_its_turn() -> None:
@@ -177,3 +192,16 @@ def test_good_samples_have_no_fault() -> None:
 def test_what_a_template_refuses_names_the_sample() -> None:
     with pytest.raises(ValueError, match=r"talks.json: sample '7': The template plain writes 1 question"):
         encode(SAMPLE, find("plain"), by_bytes(), 1, 4096)
+
+
+def test_a_conversation_without_images_has_the_ids_of_its_running_text() -> None:
+    tokenizer = by_bytes(CHATML)
+    sample = replace(SAMPLE, images=(), turns=(TURNS[4], TURNS[1], Turn("user", "How?"), TURNS[5]))
+    chat = encode(sample, find("chat"), tokenizer, 1, 4096).ids
+    messages = [{"role": turn.role, "content": turn.text} for turn in sample.turns]
+    theirs = tokenizer.apply_chat_template(messages, return_dict=False)
+    assert chat.tolist() == theirs[: len(chat)]
+    assert tokenizer.decode(theirs[len(chat) :]) == "\n"  # behind the last answer, where nothing is learned
+    llava = encode(sample, find("llava_v1", ""), tokenizer, 1, 4096).ids
+    text = "USER: Why {}? ASSISTANT: The circle is red.</s>USER: How? ASSISTANT: two</s>"
+    assert llava.tolist() == tokenizer(text).input_ids

@@ -180,3 +180,9 @@ def test_every_shipped_template_says_where_it_comes_from() -> None:
         template = find(name)
         assert isinstance(template, Template)
         assert template.source
+
+
+def test_a_tokenizer_with_a_separator_ends_with_it_where_it_has_no_end() -> None:
+    words = by_words("red blue", eos=False)
+    words.sep_token = "</s>"
+    assert find("bare").stop(words) == words.convert_tokens_to_ids("</s>")
