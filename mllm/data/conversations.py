@@ -116,7 +116,7 @@ def _lines(file: Path, text: str) -> list[Any]:
 
 def _answers(found: Any, where: str) -> tuple[str, ...]:
     listed = found if isinstance(found, list) else [found]
-    texts = [one.get("answer") if isinstance(one, Mapping) else one for one in listed]
+    texts: list[Any] = [one.get("answer") if isinstance(one, Mapping) else one for one in listed]
     if not isinstance(found, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(
             f"{where} has the answers {str(found)[:80]}; they are a list of texts, or of mappings with a text 'answer'."
