@@ -51,6 +51,15 @@ class Evaluation:
         return {"accuracy": self.accuracy, "ece": self.ece, "loss": loss, "images": self.images}
 
 
+def everywhere(seen: dict[int, Any]) -> dict[int, Any]:
+    """What all processes have seen, by image."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return seen
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, seen)
+    return {at: one for part in parts for at, one in part.items()}
+
+
 def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
     """Measure logits [N, K] against labels [N], on the CPU and in single precision.
 

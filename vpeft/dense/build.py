@@ -20,6 +20,7 @@ from vpeft.dense.segmentation_schema import SegmentationConfig
 from vpeft.dense.unfit import unfit
 from vpeft.job import Job
 from vpeft.normalization import normalization
+from vpeft.tasks.pictures import TestPictures
 from vpeft.tasks.segmentation import Segmentation
 from vpeft.tuned import Tuned
 
@@ -78,7 +79,7 @@ def assemble(config: SegmentationConfig) -> Job:
     task = Segmentation(
         tuned, table.names, config.optim, config.train, config.inference, mean, std, config.data.absent, table.ignore
     )
-    return Job(task, data, SegmentedPictures(table))
+    return Job(task, data, TestPictures(SegmentedPictures(table), 12))
 
 
 def tuned_of(manifest: Mapping[str, Any], backbone: Backbone, classes: Sequence[str]) -> Tuned:

@@ -11,10 +11,12 @@ Shapes: B images, K classes, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from vpeft.metrics import everywhere
 
 Absent = Literal["zero", "ignore"]
 
@@ -88,11 +90,7 @@ class Areas:
         Raises:
             ValueError: there are no images.
         """
-        seen = self._seen
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            everywhere: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everywhere, seen)
-            seen = {at: areas for part in everywhere for at, areas in part.items()}
+        seen = everywhere(self._seen)
         if not seen:
             raise ValueError("There is nothing to measure: the evaluated split has no images.")
         return torch.stack(list(seen.values())).sum(dim=0)

@@ -19,6 +19,7 @@ from vpeft.dense.unfit import unfit
 from vpeft.job import Data, Job
 from vpeft.normalization import normalization
 from vpeft.tasks.multitask import MultiTaskModule
+from vpeft.tasks.pictures import TestPictures
 from vpeft.tuned import Tuned
 
 
@@ -74,7 +75,7 @@ def assemble(config: MultiTaskConfig) -> Job:
         asdict(config.weights),
         alone,
     )
-    return Job(task, data, MultiTaskPictures())
+    return Job(task, data, TestPictures(MultiTaskPictures(), 8))
 
 
 def tuned_of(manifest: Mapping[str, Any], backbone: Backbone) -> Tuned:

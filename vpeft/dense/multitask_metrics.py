@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from vpeft.metrics import everywhere
 
 IGNORED = 255
 
@@ -61,15 +62,6 @@ class Meter:
     def per_class(self, sums: Tensor) -> list[float]:
         """Intersection over union of each class in percent, where there are classes."""
         return []
-
-
-def everywhere(seen: dict[int, Any]) -> dict[int, Any]:
-    """What all processes have seen, by image."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return seen
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, seen)
-    return {at: one for part in parts for at, one in part.items()}
 
 
 class Classes(Meter):

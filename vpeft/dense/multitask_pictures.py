@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,44 +18,16 @@ from vpeft.dense.pictures import parameter_table
 BLACK = (0, 0, 0)
 
 
-class MultiTaskPictures(L.Callback):
-    """Sends image, ground truth and prediction of some test images, and tables, to TensorBoard.
+class MultiTaskPictures:
+    """Every task's prediction beside its ground truth, and tables."""
 
-    Args:
-        count: Images, evenly spaced over the test split.
-    """
+    def keep(self, batch: Any, outputs: Any, row: int) -> dict[str, Tensor]:
+        truth = {task: batch[task][row].cpu() for task in outputs}
+        guess = {f"{task}, predicted": output[row].cpu() for task, output in outputs.items()}
+        return {"image": batch["image"][row].cpu(), **truth, **guess}
 
-    def __init__(self, count: int = 8) -> None:
-        self.count = count
-        self._places: set[int] = set()
-        self._kept: list[dict[str, Tensor]] = []
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        images = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
-        self._places = {round(place) for place in np.linspace(0, images - 1, min(self.count, images))}
-        self._kept = []
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for row, at in enumerate(batch["index"].tolist()):
-            if at in self._places:
-                truth = {task: batch[task][row].cpu() for task in outputs}
-                guess = {f"{task}, predicted": output[row].cpu() for task, output in outputs.items()}
-                self._kept.append({"image": batch["image"][row].cpu(), **truth, **guess})
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        task: Any = pl_module
-        board, step = trainer.logger.experiment, trainer.global_step
-        board.add_figure("test/predictions", figure(self._kept, task.tasks), step)
+    def show(self, task: Any, kept: list[list[dict[str, Tensor]]], board: Any, step: int) -> None:
+        board.add_figure("test/predictions", figure(kept[0], task.tasks), step)
         board.add_text("test/measures", _measures(task), step)
         board.add_text("test/iou", _iou(task), step)
         board.add_text("parameters", parameter_table(task), step)

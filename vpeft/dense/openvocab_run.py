@@ -34,6 +34,7 @@ from vpeft.run import LOG_EVERY, check_precision, new_run, quieten
 from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError, mistakes
 from vpeft.tasks.openvocab import OpenVocab, build
+from vpeft.tasks.pictures import TestPictures
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
 from vpeft.tasks.stepping import StepCheckpoint, StepLines
 from vpeft.tasks.timing import Timing, Waiting
@@ -95,7 +96,7 @@ def build_trainer(config: OpenVocabConfig, run: RunFolder, task: OpenVocab, timi
     callbacks: list[L.Callback] = [
         StepSeeds(config.seed),
         timing,
-        VocabularyPictures(task.test_tables),
+        TestPictures(VocabularyPictures(task.test_tables), 8),
         Finite(model="san", advice=ADVICE),
         RichProgressBar(leave=False)
         if on_screen

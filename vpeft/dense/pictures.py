@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vpeft.data.masks import ClassTable
@@ -16,49 +14,29 @@ from vpeft.dense.iou import Scores
 
 IGNORED = (0, 0, 0)
 
+Kept = tuple[Tensor, Tensor, Tensor]  # image, ground truth, prediction
 
-class SegmentedPictures(L.Callback):
-    """Sends image, ground truth and prediction of some test images, and two tables, to TensorBoard.
+
+class SegmentedPictures:
+    """Image, ground truth and prediction in the colours of the classes, and two tables.
 
     Args:
         table: Names and colours of the classes.
-        count: Images, evenly spaced over the test split.
     """
 
-    def __init__(self, table: ClassTable, count: int = 12) -> None:
-        self.table, self.count = table, count
-        self._places: set[int] = set()
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    def __init__(self, table: ClassTable) -> None:
+        self.table = table
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        images = len(trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
-        self._places = {round(place) for place in np.linspace(0, images - 1, min(self.count, images))}
-        self._kept = []
+    def keep(self, batch: Any, outputs: Any, row: int) -> Kept:
+        return batch["image"][row].cpu(), batch["mask"][row].cpu(), outputs[row].cpu()
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for row, at in enumerate(batch["index"].tolist()):
-            if at in self._places:
-                self._kept.append((batch["image"][row].cpu(), batch["mask"][row].cpu(), outputs[row]))
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        task: Any = pl_module
-        board, step = trainer.logger.experiment, trainer.global_step
-        board.add_figure("test/predictions", figure(self._kept, self.table), step)
+    def show(self, task: Any, kept: list[list[Kept]], board: Any, step: int) -> None:
+        board.add_figure("test/predictions", figure(kept[0], self.table), step)
         board.add_text("test/iou", iou_table(task.classes, task.evaluation.scores), step)
         board.add_text("parameters", parameter_table(task), step)
 
 
-def figure(kept: list[tuple[Tensor, Tensor, Tensor]], table: ClassTable, columns: int = 2) -> Any:
+def figure(kept: list[Kept], table: ClassTable, columns: int = 2) -> Any:
     """Rows of image, ground truth and prediction, and the names of the colours that occur."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -18,7 +18,8 @@ from vpeft.job import Job
 from vpeft.normalization import normalization
 from vpeft.tasks.classification import Classification
 from vpeft.tasks.feature_cache import FeatureCache
-from vpeft.tasks.reporting import TestPictures
+from vpeft.tasks.pictures import TestPictures
+from vpeft.tasks.reporting import ClassifiedPictures
 from vpeft.tuned import Tuned
 
 
@@ -35,7 +36,7 @@ def assemble(config: Config) -> Job:
     task = build_task(config, backbone, data.classes)
     if config.cache_features:
         task.cache = FeatureCache(task.tuned, {part: len(data.splits[part].files) for part in ("train", "val")})
-    return Job(task, data, TestPictures())
+    return Job(task, data, TestPictures(ClassifiedPictures(), 32))
 
 
 def build_task(config: Config, backbone: Backbone, classes: Sequence[str]) -> Classification:

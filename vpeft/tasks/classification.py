@@ -20,7 +20,6 @@ from vpeft.methods import Preparing
 from vpeft.metrics import Evaluation, evaluate
 from vpeft.tasks import learning
 from vpeft.tasks.feature_cache import FeatureCache
-from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
 from vpeft.tuned import Tuned
 
 
@@ -85,8 +84,7 @@ class Classification(L.LightningModule):
         self.log("train/loss", loss, batch_size=len(labels))
         means = {"train/loss_epoch": loss, "train/accuracy": right}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(labels))
-        rates = learning_rates(self.trainer.optimizers[0])
-        self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=len(labels))
+        learning.log_rates(self, len(labels))
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -152,9 +150,7 @@ class Classification(L.LightningModule):
         fully_shard(self.tuned, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.tuned.parameter_groups(), self.optim, self.tuned.levels())
-        steps = int(self.trainer.estimated_stepping_batches)
-        return build_schedule(optimizer(groups, self.optim), self.optim, steps, self.epochs)
+        return learning.optimisation(self.trainer, self.tuned, self.optim, self.epochs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         learning.keep_trained(checkpoint, self.tuned)

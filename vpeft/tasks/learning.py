@@ -13,12 +13,26 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vpeft.methods import Penalised, Stepping
+from vpeft.schema import OptimConfig
+from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
 from vpeft.tuned import Tuned
 
 
 def penalty(tuned: Tuned) -> Tensor | float:
     """The terms that methods add to the loss; 0 without one."""
     return sum((method.penalty() for method in tuned.methods if isinstance(method, Penalised)), start=0.0)
+
+
+def optimisation(trainer: L.Trainer, tuned: Tuned, optim: OptimConfig, epochs: int) -> Any:
+    """Optimiser and schedule of all that is trained, for Lightning."""
+    groups = parameter_groups(tuned.parameter_groups(), optim, tuned.levels())
+    return build_schedule(optimizer(groups, optim), optim, int(trainer.estimated_stepping_batches), epochs)
+
+
+def log_rates(module: L.LightningModule, images: int) -> None:
+    """Log the present learning rate of every part, in a batch of so many images."""
+    rates = learning_rates(module.trainer.optimizers[0])
+    module.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=images)
 
 
 def after_backward(trainer: L.Trainer, tuned: Tuned) -> None:

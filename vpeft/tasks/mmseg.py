@@ -16,7 +16,7 @@ from vpeft.config import OptimConfig
 from vpeft.dense.iou import Areas, Scores, scores
 from vpeft.dense.mmseg import VpeftBackbone, need
 from vpeft.tasks import learning
-from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
+from vpeft.tasks.optimisation import build_schedule, optimizer, parameter_groups
 from vpeft.tuned import Tuned
 
 
@@ -92,8 +92,7 @@ class MMSegmentation(L.LightningModule):
         if self.tuned:
             terms["loss"] = loss = loss + learning.penalty(self.tuned)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=len(images))
-        rates = learning_rates(self.trainer.optimizers[0])
-        self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=len(images))
+        learning.log_rates(self, len(images))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from vpeft.dense.multitask_losses import LOSSES, WEIGHTS, total
-from vpeft.dense.multitask_metrics import PRIMARY, Meter, everywhere, meter, relative_improvement
+from vpeft.dense.multitask_metrics import PRIMARY, Meter, meter, relative_improvement
+from vpeft.metrics import everywhere
 from vpeft.schema import OptimConfig, TrainConfig
 from vpeft.tasks import learning
-from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
 from vpeft.tuned import Tuned
 
 
@@ -123,8 +123,7 @@ class MultiTaskModule(L.LightningModule):
         self.log("train/loss", loss, batch_size=count)
         means = {"train/loss_epoch": loss, **{f"train/loss/{task}": value for task, value in losses.items()}}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=count)
-        rates = learning_rates(self.trainer.optimizers[0])
-        self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=count)
+        learning.log_rates(self, count)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -178,9 +177,7 @@ class MultiTaskModule(L.LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in flat.items() if value is not None})
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.tuned.parameter_groups(), self.optim, self.tuned.levels())
-        steps = int(self.trainer.estimated_stepping_batches)
-        return build_schedule(optimizer(groups, self.optim), self.optim, steps, self.epochs)
+        return learning.optimisation(self.trainer, self.tuned, self.optim, self.epochs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         learning.keep_trained(checkpoint, self.tuned)

@@ -6,10 +6,8 @@ import time
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from vpeft.tasks.classification import Classification
@@ -25,50 +23,19 @@ LINE = {
 }
 
 
-class TestPictures(L.Callback):
-    """Sends a grid of test images with predictions and the confusion matrix to TensorBoard.
+class ClassifiedPictures:
+    """A grid of test images with predictions, and the confusion matrix."""
 
-    Args:
-        count: Images in the grid, evenly spaced over the test split.
-    """
+    def keep(self, batch: Any, outputs: Any, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        return batch["image"][row].cpu(), batch["label"][row].cpu(), outputs[row]
 
-    def __init__(self, count: int = 32) -> None:
-        self.count = count
-        self._places: set[int] = set()
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._seen = 0
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        images = len(trainer.test_dataloaders.dataset) // trainer.world_size  # type: ignore[union-attr]
-        self._places = {round(place) for place in np.linspace(0, images - 1, min(self.count, images))}
-        self._kept, self._seen = [], 0
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for row in range(len(batch["label"])):
-            if self._seen + row in self._places:
-                self._kept.append((batch["image"][row].cpu(), batch["label"][row].cpu(), outputs[row]))
-        self._seen += len(batch["label"])
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classification)
-        assert pl_module.evaluation is not None
-        if not trainer.is_global_zero or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        images, labels, logits = (torch.stack(parts) for parts in zip(*self._kept, strict=True))
-        measured, board = pl_module.evaluation, trainer.logger.experiment
+    def show(self, task: Classification, kept: list[list[Any]], board: Any, step: int) -> None:
+        assert task.evaluation is not None
+        images, labels, logits = (torch.stack(parts) for parts in zip(*kept[0], strict=True))
+        measured = task.evaluation
         title = f"test: {measured.accuracy:.1%} of {measured.images} images right"
-        grid = prediction_grid(images, labels, logits, pl_module.classes)
-        board.add_figure("test/predictions", grid, trainer.global_step)
-        matrix = confusion_figure(measured.confusion, pl_module.classes, title)
-        board.add_figure("test/confusion", matrix, trainer.global_step)
+        board.add_figure("test/predictions", prediction_grid(images, labels, logits, task.classes), step)
+        board.add_figure("test/confusion", confusion_figure(measured.confusion, task.classes, title), step)
 
 
 class Bar(RichProgressBar):

@@ -20,8 +20,8 @@ from vpeft.dense.inference import augmented, slide, whole
 from vpeft.dense.iou import Absent, Areas, Scores, scores
 from vpeft.dense.losses import cross_entropy
 from vpeft.dense.segmentation_schema import InferenceConfig
+from vpeft.metrics import everywhere
 from vpeft.tasks import learning
-from vpeft.tasks.optimisation import build_schedule, learning_rates, optimizer, parameter_groups
 from vpeft.tuned import Tuned
 
 
@@ -152,8 +152,7 @@ class Segmentation(L.LightningModule):
         loss = torch.stack(list(losses.values())).sum() + learning.penalty(self.tuned)
         self.log_dict({"train/loss": loss} | {f"train/loss_{name}": part for name, part in losses.items()})
         self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, batch_size=count)
-        rates = learning_rates(self.trainer.optimizers[0])
-        self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=count)
+        learning.log_rates(self, count)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -197,20 +196,14 @@ class Segmentation(L.LightningModule):
         self._measure("test")
 
     def _measure(self, split: str) -> None:
-        losses = self._losses
-        if self.trainer.world_size > 1:
-            everywhere: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everywhere, losses)
-            losses = {at: loss for part in everywhere for at, loss in part.items()}
+        losses = everywhere(self._losses)
         loss = math.fsum(losses[at] for at in sorted(losses)) / max(1, len(losses))
         self.evaluation = result = Segmented(loss, self._areas.total(), len(losses), self.absent)
         found = {"loss": loss, "miou": result.scores.miou, "macc": result.scores.macc, "aacc": result.scores.aacc}
         self.log_dict({f"{split}/{name}": value for name, value in found.items()})
 
     def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.tuned.parameter_groups(), self.optim, self.tuned.levels())
-        steps = int(self.trainer.estimated_stepping_batches)
-        return build_schedule(optimizer(groups, self.optim), self.optim, steps, self.epochs)
+        return learning.optimisation(self.trainer, self.tuned, self.optim, self.epochs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         learning.keep_trained(checkpoint, self.tuned)
