@@ -84,7 +84,7 @@ class VLM(nn.Module):
         embeds = self.merge(batch)
         if self.plain_head:
             hidden = self._run(self.language.get_decoder(), embeds, batch).last_hidden_state
-            with self._autocast():
+            with self.autocast():
                 logits = self.language.get_output_embeddings()(hidden[:, :-1][trained])
         else:
             logits = self._run(self.language, embeds, batch).logits[:, :-1][trained]
@@ -206,7 +206,7 @@ class VLM(nn.Module):
             mask = torch.cat([mask.new_ones(len(mask), front), mask], dim=1)
         if "segments" in batch:
             mask = self._blocks(batch["segments"], front, embeds.dtype)
-        with self._autocast():
+        with self.autocast():
             return model(
                 inputs_embeds=embeds,
                 attention_mask=mask,
@@ -229,7 +229,7 @@ class VLM(nn.Module):
             return seen
         return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Beside bfloat16 weights, what learns is float32; products of the two are bfloat16."""
         return torch.autocast(self.language.device.type, torch.bfloat16) if self.mixed else contextlib.nullcontext()
 
@@ -241,7 +241,7 @@ class VLM(nn.Module):
         # Of some words, because the first is often padding, of which nothing shows.
         ids = torch.linspace(0, self.about.shape.vocab - 1, 8, device=self.language.device).long()[None]
         words = self.language.get_input_embeddings()(ids)
-        with self._autocast():
+        with self.autocast():
             whole = self.language(inputs_embeds=words, use_cache=False).logits
             last = self.language.get_decoder()(inputs_embeds=words, use_cache=False).last_hidden_state
             return torch.equal(whole, self.language.get_output_embeddings()(last))
