@@ -38,5 +38,5 @@ def normalised(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d)", "", text.lower())
     text = re.sub(r"\.(?!\d)", "", text)
     text = re.sub(r"[^\w\s':.]|_", " ", text)
-    words = (_NUMBERS.get(word, word) for word in text.split() if word not in _ARTICLES)
-    return " ".join(_CONTRACTED.get(word, word) for word in words)
+    words = [word for word in text.split() if word not in _ARTICLES] or text.split()  # A may be one of four choices
+    return " ".join(_CONTRACTED.get(word, word) for word in (_NUMBERS.get(word, word) for word in words))

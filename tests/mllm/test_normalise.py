@@ -26,6 +26,7 @@ from mllm.normalise import normalised
         ("theyre", "they're"),
         ("t-shirt_size/XL?", "t shirt size xl"),
         ("  yes \n", "yes"),
+        ("A.", "a"),
         ("", ""),
     ],
 )
