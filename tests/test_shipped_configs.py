@@ -92,6 +92,13 @@ def test_every_recipe_of_ade20k_resolves_to_its_published_values(path, tmp_path)
     assert round(steps * optim.warmup_epochs, -1) == warmup
 
 
+@pytest.mark.parametrize("name", ["lorand", "mona"])
+def test_biases_and_batch_norms_decay_as_in_the_official_configs_of_swin(name):
+    """They spare what has `norm` in its name, and mmseg's heads call theirs `bn`; Mona's own are under `backbone`."""
+    config = parse([str(ROOT / f"configs/ade20k/{name}.yaml"), "--data.root", "DIR"])
+    assert config.optim.decay_vectors
+
+
 def test_the_heads_of_the_published_vpt_on_setr_read_the_maps_that_mmsegs_do():
     config = parse([str(ROOT / "configs/ade20k/vpt_setr.yaml"), "--data.root", "DIR"])
     assert isinstance(config, SegmentationConfig)
