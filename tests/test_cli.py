@@ -42,7 +42,7 @@ def own(tmp_path, monkeypatch):
     """A module that counts as one of the package's."""
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    monkeypatch.setattr(cli, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(cli, "_PACKAGES", (tmp_path,))
     spec = importlib.util.spec_from_file_location("own", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -73,6 +73,13 @@ def test_a_file_the_system_refuses_is_a_sentence(monkeypatch, capsys, tmp_path):
 def test_an_error_of_the_real_package_is_its_sentence(monkeypatch, capsys):
     assert end(lambda argv: cli.Parser("tools/x.py").error("wrong"), monkeypatch) == 2
     assert capsys.readouterr().err == "error: command line: wrong; see tools/x.py --help\n"
+
+
+def test_an_error_of_mllm_is_its_sentence(monkeypatch, capsys):
+    from mllm.scoring import SCORERS
+
+    assert end(lambda argv: SCORERS["exact"]([], []), monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("error: There is no answer to score")
 
 
 BUGS = {

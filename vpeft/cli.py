@@ -14,7 +14,7 @@ from typing import NoReturn
 from vpeft.schema import ConfigError
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-_PACKAGE = Path(__file__).parent
+_PACKAGES = (Path(__file__).parent, Path(__file__).parents[1] / "mllm")
 _WORDED = (ValueError, TypeError, RuntimeError, OSError, FloatingPointError)
 
 
@@ -67,14 +67,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 
 def _worded(error: Exception) -> bool:
-    """Whether the message is meant for the user: a `raise` of this package, or a file the system refuses."""
+    """Whether the message is meant for the user: a `raise` of these packages, or a file the system refuses."""
     if isinstance(error, OSError) and error.filename is not None:
         return True
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file = frame.f_code.co_filename
-    if not (isinstance(error, _WORDED) and str(error) and Path(file).is_relative_to(_PACKAGE)):
+    own = any(Path(file).is_relative_to(package) for package in _PACKAGES)
+    if not (isinstance(error, _WORDED) and str(error) and own):
         return False
-    # A wrong call, a failed unpacking or an error of torch's also ends on a line of this package, and is a bug whose
+    # A wrong call, a failed unpacking or an error of torch's also ends on a line of these packages, and is a bug whose
     # traceback is needed. The source tells them apart: only a worded error is where a `raise` statement begins.
     tree = ast.parse("".join(linecache.getlines(file)))
     return any(isinstance(node, ast.Raise) and node.lineno == line for node in ast.walk(tree))
