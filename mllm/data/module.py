@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as L
@@ -46,6 +46,7 @@ class MultimodalData(L.LightningDataModule):
         seed: Decides order and rows, together with the epoch.
         by_index: Serve positions of images instead of pixels, for features that are kept.
         instruction_tokenizer: Of a connector that reads the question.
+        parts: Which parts are read; None is all.
 
     Raises:
         ValueError: Data or a part of it is missing, or a sample has a fault; in `setup`, if one does not fit.
@@ -63,6 +64,7 @@ class MultimodalData(L.LightningDataModule):
         seed: int,
         by_index: bool = False,
         instruction_tokenizer: PreTrainedTokenizerBase | None = None,
+        parts: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.seed, self.by_index = config, seed, by_index
@@ -71,7 +73,8 @@ class MultimodalData(L.LightningDataModule):
         self.look = Look(image_size, config.aspect, interpolation, (red, green, blue))
         template = find(config.template, config.system)
         self.writing = Writing(template, tokenizer, tokens_per_image, config.max_length, instruction_tokenizer)
-        self._samples, facts = locate(config)
+        found, facts = locate(config)
+        self._samples = {part: samples for part, samples in found.items() if parts is None or part in parts}
         self.provenance: dict[str, Any] = facts | {
             "task": config.task,
             "counts": {part: len(samples) for part, samples in self._samples.items()},
@@ -94,6 +97,7 @@ class MultimodalData(L.LightningDataModule):
             "fill": list(look.fill),
             "template": config.template,
             "system": config.system,
+            "question": config.question,
             "max_length": config.max_length,
             "packed": config.pack,
         }

@@ -254,3 +254,14 @@ def test_every_process_has_its_own_part(root: Path, order: dict[str, Any]) -> No
     assert len(found[0]) == len(found[1])
     tokens = [sum(int(batch["attention_mask"].sum()) for batch in part) for part in found]
     assert sum(tokens) >= int(module.lengths("train").sum()) > max(tokens)
+
+
+def test_only_the_parts_that_are_asked_for_are_read(root: Path) -> None:
+    whole = data(root)
+    files = FilesConfig(train=["talks.json"], val=["val.json"])
+    config = replace(whole.config, files=files)
+    only = MultimodalData(config, by_bytes(), TOKENS, (8, 8), "bilinear", (0.5, 0.4, 0.3), 3, parts=["val"])
+    assert set(only.provenance["counts"]) == {"val"}
+    assert len(only.pictures) < len(whole.pictures)
+    assert list(only.samples("val")) == list(whole.samples("val"))
+    assert only.preparation["question"] == "{}"
