@@ -34,8 +34,8 @@ def merged(language: Language) -> Language:
         )
     if getattr(model, "is_loaded_in_4bit", False):
         raise ValueError(
-            f"{language.name} is held in 4 bits, into which LoRA cannot be merged without losing most of it. Load the "
-            "adapter with the method lora beside the weights as they are stored, and merge that."
+            f"{language.name} is held in 4 bits, into which LoRA cannot be merged without losing most of it. Use the "
+            "adapter beside the model."
         )
     state: dict[str, Tensor] = {}
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}

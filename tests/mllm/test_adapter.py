@@ -284,3 +284,10 @@ def test_what_no_weights_can_hold_is_not_merged(method, said):
     adapt.apply(own, method)
     with pytest.raises(ValueError, match=said):
         merged(own)
+
+
+def test_lora_is_not_merged_into_four_bits():
+    own = language()
+    own.model.is_loaded_in_4bit = True
+    with pytest.raises(ValueError, match="llama is held in 4 bits, into which LoRA cannot be merged"):
+        merged(own)

@@ -214,10 +214,22 @@ def test_other_places_than_the_images_need_are_refused():
         vlm()(batch("ab#c", tokens=9))
 
 
-@pytest.mark.parametrize("method", [LORA, {"name": "frozen"}, {"name": "full"}], ids=["lora", "frozen", "full"])
-def test_recomputing_layers_changes_nothing(method):
-    kept, recomputed = (vlm(method=method, checkpointing=c, adapted={"name": "bitfit"}) for c in (False, True))
-    inputs = batch("ab#cD$", "eF$")
+@pytest.mark.parametrize(
+    ("connector", "method"),
+    [
+        ("mlp", LORA),
+        ("mlp", {"name": "frozen"}),
+        ("mlp", {"name": "full"}),
+        ("gated_xattn", LORA),
+        ("zero_init_prompt", LORA),
+        ("visual_expert", LORA),
+    ],
+    ids=str,
+)
+def test_recomputing_layers_changes_nothing(connector, method):
+    entry = CONNECTORS[NAMES.index(connector)]
+    kept, recomputed = (vlm(entry, method, checkpointing=c, adapted={"name": "bitfit"}) for c in (False, True))
+    inputs = batch("ab#cD$", "eF$", tokens=kept.connector.tokens)
     kept.loss(inputs).backward()
     calls = []
     recomputed.language.model.layers[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
