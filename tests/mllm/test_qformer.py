@@ -7,9 +7,10 @@ from transformers import Blip2QFormerConfig, InstructBlipQFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel
 
+from mllm import qformer_names
 from mllm.qformer import QFormer, attention_mask
 from tests.golden import golden
-from tests.mllm import parity, qformer_names
+from tests.mllm import parity
 
 SIZES = {"dim": 24, "depth": 4, "heads": 3, "hidden": 40}
 # A constant added to all scores of a row cancels in the softmax.
@@ -122,11 +123,7 @@ def test_queries_equal_those_of_transformers_blip2():
         vocab_size=31,
     )
     theirs, ours = Blip2QFormerModel(config).eval(), QFormer(4, 20, **SIZES).eval()
-    state = theirs.state_dict()
-    state["embeddings.layernorm.weight"], state["embeddings.layernorm.bias"] = (
-        state.pop(f"layernorm.{name}") for name in ("weight", "bias")
-    )
-    copy(ours, state)
+    copy(ours, theirs.state_dict())
     image = torch.randn(2, 9, 20)
     reference = theirs(query_embeds=ours.queries.expand(2, -1, -1), encoder_hidden_states=image).last_hidden_state
     torch.testing.assert_close(ours(image)[0], reference, atol=1e-5, rtol=1e-5)
@@ -158,7 +155,8 @@ def test_an_instruction_is_read_as_by_transformers_instructblip():
 
 def copy(ours: QFormer, theirs: dict[str, torch.Tensor]) -> None:
     """Every parameter but the queries, which transformers keeps elsewhere; none of theirs may be left."""
-    names = {name: qformer_names.transformers(name) for name in ours.state_dict() if name != "queries"}
+    text = ours.words is not None
+    names = {name: qformer_names.transformers(name, text) for name in ours.state_dict() if name != "queries"}
     assert set(names.values()) == set(theirs)
     ours.load_state_dict({name: theirs[their] for name, their in names.items()} | {"queries": ours.queries})
 

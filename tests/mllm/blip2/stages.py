@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mllm import qformer_names
 from mllm.blip2.model import FirstStage, Pairs
 from mllm.qformer import QFormer
 from tests.golden import golden
-from tests.mllm import parity, qformer_names
+from tests.mllm import parity
 
 SIZES: dict[str, Any] = {"dim": 24, "depth": 4, "heads": 3, "hidden": 40}
 HEADS = {

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from mllm import qformer_names
 from mllm.blip2 import model
 from mllm.blip2.losses import similarity, weights
 from mllm.blip2.model import FirstStage, Pairs
 from mllm.qformer import QFormer
-from tests.mllm import parity, qformer_names
+from tests.mllm import parity
 from tests.mllm.blip2.stages import SIZES, drawn, lavis, official, pairs
 
 # A constant added to all scores of a row cancels in the softmax.
