@@ -80,6 +80,7 @@ def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
 _TOOLS = {
     "vpeft": "tools/test.py and tools/predict.py use it",
     "mllm": "tools/chat.py, tools/caption.py and tools/evaluate.py use it",
+    "blip2": "a run of kind mllm begins with it (`start`)",
 }
 
 

@@ -71,9 +71,9 @@ def check_type(kind: type, key: str, label: str, setting: Setting) -> None:
         )
     fits = value is not None or type(None) in alternatives(hint)
     if fits:
-        *groups, leaf = key.split(".")
+        nested: Any = functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), value)
         try:
-            _parser(kind).parse_object({groups[0]: {leaf: value}} if groups else {leaf: value}, defaults=False)
+            _parser(kind).parse_object(nested, defaults=False)
         except (argparse.ArgumentError, TypeError, ValueError):
             fits = False
     if not fits:
