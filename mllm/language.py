@@ -83,7 +83,7 @@ def load(name: str, pretrained: str = "auto", dtype: str = "float32", seed: int 
         model, sha256 = _random(config, seed, DTYPES[dtype])
         weights = Weights("random", f"seed {seed}", sha256)
     else:
-        weights = Weights(source, origin, content_hash(_Shards(folder)))  # type: ignore[arg-type]
+        weights = Weights(source, origin, content_hash(Shards(folder)))  # type: ignore[arg-type]
         model = _pretrained(folder, config, DTYPES[dtype])
     model = model.eval().requires_grad_(False)
     shape = text_shape(model)
@@ -258,7 +258,7 @@ def _pretrained(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-class _Shards(Mapping[str, Tensor]):
+class Shards(Mapping[str, Tensor]):
     """The tensors of all safetensors files in a folder, read one at a time."""
 
     def __init__(self, folder: Path) -> None:
