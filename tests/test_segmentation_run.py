@@ -9,55 +9,26 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.masked_layouts import write_folder
+from tests.segmentation_runs import own_data, writer
 from vpeft import run
 from vpeft.checkpoint import load_adapter, read_manifest
 from vpeft.config import ConfigError, parse, to_yaml
 from vpeft.data.masks import ClassTable, read_mask
 from vpeft.dense.mask_predictor import MaskPredictor, save_mask
-from vpeft.merge import merge
 from vpeft.predict import Classifier
 from vpeft.results import read_rows
 from vpeft.tasks.resuming import Interrupted
 from vpeft.tasks.segmentation import Segmentation
 
-TEXT = """
-kind: segmentation
-method: {method}
-neck: {neck}
-head: {head}
-auxiliary: {auxiliary}
-backbone: {backbone}
-pretrained: none
-image_size: 64
-data: {{task: own, root: {root}, split: train, batch_size: 4, short_side: 64, drop_last: false}}
-optim: {{lr: 1e-2, warmup_epochs: 0.5, schedule: poly, power: 0.9}}
-train: {{epochs: 3, accelerator: cpu, selection: best_val}}
-output: {output}
-name: run
-"""
-PLAIN = {
-    "method": "{name: lora, rank: 2}",
-    "neck": "{name: last}",
-    "head": "{name: linear_bn}",
-    "auxiliary": "{name: fcn, width: 8, index: 0}",
-    "backbone": "test_vit.r160_in1k",
-}
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_folder(tmp_path / "own", {"train": 10, "val": 3, "test": 3}, ((64, 80), (72, 64)))
+    return own_data(tmp_path)
 
 
 @pytest.fixture
 def write(tmp_path, root):
-    def make(name: str = "config.yaml", output: str = "runs", **options: str) -> str:
-        file = tmp_path / name
-        file.write_text(TEXT.format(**PLAIN | options, root=root, output=tmp_path / output))
-        return str(file)
-
-    return make
+    return writer(tmp_path, root)
 
 
 def images(seed: int = 0) -> torch.Tensor:
@@ -153,60 +124,6 @@ def test_a_stopped_run_goes_on_to_the_same_bits(write, monkeypatch):
     assert resumed["selection"] == whole["selection"]
 
 
-@pytest.mark.parametrize(
-    ("options", "words", "sentence"),
-    [
-        ({"neck": "{name: lasst}"}, [], r"config.yaml: there is no neck 'lasst'; did you mean last\?"),
-        ({"head": "{name: uper, widht: 3}"}, [], r"config.yaml: head uper has no 'widht'; did you mean 'width'\?"),
-        ({}, ["--auxiliary.index", "x"], r"command line: auxiliary fcn: index is 'x', which is not a whole number"),
-        (
-            {"auxiliary": "[{name: fcn}, {name: fcm}]"},
-            [],
-            r"config.yaml: there is no auxiliary 'fcm'; did you mean fcn\?",
-        ),
-        (
-            {"auxiliary": "[{name: fcn}, {name: setr}]"},
-            ["--auxiliary.width", "4"],
-            r"--auxiliary.width does not say which of the 2 entries of auxiliary in .*config.yaml it is for; give the "
-            r"""whole list, as in --auxiliary '\[{"name": "fcn"}, {"name": "setr"}\]'""",
-        ),
-        ({"method": "{name: fishmask}"}, [], r"config.yaml: fishmask looks at images with one label each"),
-        (
-            {"neck": "{name: vit_adapter, regime: extractor}"},
-            [],
-            r"config.yaml: neck.regime extractor runs the backbone without a graph, so lora would not learn",
-        ),
-        (
-            {"method": "{name: evp}"},
-            [],
-            r"config.yaml: evp shrinks the image within its prompt, and the labels would no",
-        ),
-        ({"method": "{name: ilm_vp}"}, [], r"config.yaml: ilm_vp shrinks the image within its prompt"),
-        ({}, ["--inference.scales", "[]"], r"command line: inference.scales must be numbers above 0, not \[\]"),
-        ({}, ["--head.kind", "linear"], r"command line: head linear_bn has no 'kind'"),
-        ({}, ["--kind", "classification"], r"command line: kind must be one of segmentation, not 'classification'"),
-        ({}, ["--data.split", "trainval"], r"config.yaml: train.selection best_val chooses on val"),
-    ],
-)
-def test_a_mistake_stops_before_anything_is_loaded(write, options, words, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        parse([write(**options), *words])
-
-
-def test_an_unknown_kind_is_refused_with_near_ones(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("kind: segmentaton\n")
-    with pytest.raises(ConfigError, match="there is no kind 'segmentaton'; did you mean 'segmentation'"):
-        parse([str(file)])
-
-
-@pytest.mark.parametrize("method", ["vqt", "lst"])
-def test_what_acts_on_features_is_refused_beside_a_neck(write, method):
-    config = parse([write(method=f"{{name: {method}}}")])
-    with pytest.raises(ValueError, match="changes what is read from the last block as features, which a neck does not"):
-        run.train(config)
-
-
 def test_an_adapter_names_its_kind(write, tmp_path):
     run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
     manifest = read_manifest(tmp_path / "runs/run/adapter.safetensors")
@@ -255,21 +172,6 @@ def test_a_network_tested_in_one_pass_predicts_images_that_do_not_fit_it(write, 
     assert predictor(wide).shape == (64, 130)
 
 
-def test_an_image_too_large_for_one_pass_is_refused_before_training(write, tmp_path):
-    config = parse([write(), "--inference.mode", "whole"])
-    with pytest.raises(
-        ValueError, match=r"png is 64x80 pixels when it is evaluated, and inference.mode whole takes up"
-    ):
-        run.train(config)
-    assert not (tmp_path / "runs/run/last.ckpt").exists()
-
-
-def test_a_stride_that_leaves_gaps_is_refused_before_a_folder_is_made(write, tmp_path):
-    with pytest.raises(ValueError, match=r"inference.stride is 65, and windows are 64x64 pixels"):
-        run.train(parse([write(), "--inference.stride", "65"]))
-    assert not (tmp_path / "runs").exists()
-
-
 def test_masks_are_read_in_a_test_as_they_were_in_training(write, root, tmp_path, capsys):
     """Ids on disk from 1, 0 ignored; read without that they would be ids of the table too, each another class."""
     for file in (root / "masks").rglob("*.png"):
@@ -282,6 +184,20 @@ def test_masks_are_read_in_a_test_as_they_were_in_training(write, root, tmp_path
     assert f"mIoU {row['test']['miou']:.2%}, aAcc {row['test']['aacc']:.2%}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count", [255, 256])
+def test_a_saved_mask_is_read_back_as_it_was(tmp_path, count):
+    table = ClassTable.of([str(i) for i in range(count)])
+    mask = np.arange(count).reshape(1, -1)
+    save_mask(mask, table, tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png", table), mask)
+
+
+def test_another_name_drops_the_options_of_the_old_one(write):
+    config = parse([write(head="{name: uper, width: 8}"), "--head.name", "linear_bn", "--neck.name", "layers"])
+    assert config.head == {"name": "linear_bn"}
+    assert config.neck["layers"] is None
+
+
 def test_masks_do_not_replace_the_images_they_are_of(write, root, tmp_path):
     run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
     image = next((root / "images/test").glob("*.png"))
@@ -291,14 +207,6 @@ def test_masks_do_not_replace_the_images_they_are_of(write, root, tmp_path):
     assert image.read_bytes() == before
 
 
-@pytest.mark.parametrize("count", [255, 256])
-def test_a_saved_mask_is_read_back_as_it_was(tmp_path, count):
-    table = ClassTable.of([str(i) for i in range(count)])
-    mask = np.arange(count).reshape(1, -1)
-    save_mask(mask, table, tmp_path / "mask.png")
-    assert np.array_equal(read_mask(tmp_path / "mask.png", table), mask)
-
-
 def tool(name: str):
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
     assert spec is not None
@@ -306,22 +214,3 @@ def tool(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
-
-
-def test_what_has_a_neck_is_not_merged(write, tmp_path):
-    run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
-    with pytest.raises(ValueError, match="is of kind segmentation: its neck and heads are not weights of a vendor"):
-        merge(tmp_path / "runs/run/adapter.safetensors", tmp_path / "merged.safetensors")
-
-
-def test_another_name_drops_the_options_of_the_old_one(write):
-    config = parse([write(head="{name: uper, width: 8}"), "--head.name", "linear_bn", "--neck.name", "layers"])
-    assert config.head == {"name": "linear_bn"}
-    assert config.neck["layers"] is None
-
-
-def test_an_entry_without_a_name_is_refused_with_its_key(write, tmp_path):
-    file = Path(write())
-    file.write_text(file.read_text().replace("{name: fcn, width: 8, index: 0}", "{width: 8}"))
-    with pytest.raises(ConfigError, match=r"auxiliary is .*; it is written as a mapping with a name"):
-        parse([str(file), "--auxiliary", "{width: 4}"])

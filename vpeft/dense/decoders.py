@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vpeft.dense.heads import OwnLoss
+from vpeft.dense.heads import OwnLoss, Pooling
 from vpeft.dense.losses import cross_entropy
 from vpeft.queries import Linked, Querying
 
@@ -49,6 +49,12 @@ class Decoders(nn.Module):
         if isinstance(head, OwnLoss):
             return head.loss(maps, mask, self.ignored)
         return cross_entropy(head(maps), mask, self.avg_non_ignore, self.ignored)
+
+    @property
+    def pools_to_a_cell(self) -> bool:
+        """Whether a head does (`vpeft.dense.heads.Pooling`)."""
+        heads = (self.head, *self.auxiliary)
+        return any(head.pools_to_a_cell for head in heads if isinstance(head, Pooling))
 
     @property
     def linked(self) -> bool:

@@ -23,6 +23,13 @@ DENSE_HEADS: dict[str, type[nn.Module]] = {
 
 
 @runtime_checkable
+class Pooling(Protocol):
+    """A head that may pool a map to one cell, of which a BatchNorm has no statistics in a batch of one image."""
+
+    pools_to_a_cell: bool
+
+
+@runtime_checkable
 class OwnLoss(Protocol):
     """A head that is not trained by a cross-entropy of its logits."""
 

@@ -47,6 +47,7 @@ class UPerHead(nn.Module):
     ) -> None:
         super().__init__()
         *lower, top = channels
+        self.pools_to_a_cell = 1 in scales
         self.psp_modules = Modules[nn.Sequential](
             nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBN(top, width, 1)) for scale in scales
         )

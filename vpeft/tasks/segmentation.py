@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vpeft.config import OptimConfig, TrainConfig
+from vpeft.dense.heads import Pooling
 from vpeft.dense.inference import augmented, slide, whole
 from vpeft.dense.iou import Absent, Areas, Scores, scores
 from vpeft.dense.losses import cross_entropy
@@ -82,7 +83,7 @@ class Segmentation(L.LightningModule):
 
     Raises:
         ValueError: the stride of the inference leaves gaps between windows; in `on_fit_start`, an image that will be
-            evaluated is too large for inference in one pass.
+            evaluated is too large for inference in one pass, or a batch too small for the head's BatchNorm.
     """
 
     mean: Tensor
@@ -132,11 +133,25 @@ class Segmentation(L.LightningModule):
         return augmented(predict, normalised, size, inference.scales, inference.flip)
 
     def on_fit_start(self) -> None:
-        """Refuse before training what the first evaluation would."""
-        crop = self.tuned.backbone.image_size
-        if self.inference.mode != "whole":
-            return
+        """Refuse before training what would fail within it."""
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self._check_batches(data)
+        if self.inference.mode == "whole":
+            self._check_sizes(data)
+
+    def _check_batches(self, data: Any) -> None:
+        share, size = -(-len(data.files("train")) // self.trainer.world_size), data.config.batch_size
+        smallest = size if data.config.drop_last or share % size == 0 else share % size
+        pooling = isinstance(self.tuned.head, Pooling) and self.tuned.head.pools_to_a_cell
+        synchronised = any(isinstance(module, torch.nn.SyncBatchNorm) for module in self.tuned.modules())
+        if smallest == 1 and pooling and not synchronised:
+            raise ValueError(
+                f"The head pools a map to one cell, which of one image has no variance, and of {share} images in "
+                f"batches of {size} the last has one; give another data.batch_size, or data.drop_last true."
+            )
+
+    def _check_sizes(self, data: Any) -> None:
+        crop = self.tuned.backbone.image_size
         for part in ("val", "test"):
             for file, sides in zip(data.files(part), data.evaluated_sizes(part), strict=True):
                 height, width = (int(side * max(self.inference.scales) + 0.5) for side in sides)
