@@ -90,6 +90,9 @@ def test_a_run_shows_every_task_and_says_a_line_of_each(write, tmp_path):
         "normals",
         "all",
     ]
+    for tag, first in (("test/iou", "| semseg/wall |"), ("parameters", "| method |")):
+        table = board.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode()
+        assert table.splitlines()[2].startswith(first)
     console = Console(file=StringIO(), width=120)
     print_summary(row, {}, console)
     said = console.file.getvalue()  # type: ignore[attr-defined]

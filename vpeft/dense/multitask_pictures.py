@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vpeft.data.masks import voc_colour
 from vpeft.dense.multitask_metrics import IGNORED
 from vpeft.dense.pictures import parameter_table
 
-BLACK = (0, 0, 0)
+VOID = (224, 224, 192)  # PASCAL VOC's colour of what has no class; black is its background
 
 
 class MultiTaskPictures:
@@ -66,17 +67,19 @@ def answer(task: str, output: Tensor) -> Tensor:
 
 
 def colours(task: str, label: Tensor, outputs: int) -> np.ndarray:
-    """A label as a picture [H W 3]: classes in colours, saliency in grey, normals as (n + 1) / 2; ignored is black."""
-    from matplotlib import colormaps
-
+    """A label as a picture, uint8 [H W 3]: classes in PASCAL VOC's colours; saliency in grey and normals as (n + 1) / 2,
+    both black where there is no label."""
     if task == "normals":
         there = label.square().sum(0, keepdim=True) > 0
-        return ((label + 1) / 2 * there).clamp(0, 1).permute(1, 2, 0).numpy()
+        return _bytes(((label + 1) / 2 * there).clamp(0, 1).permute(1, 2, 0))
     if task == "saliency":
-        return torch.where(label == IGNORED, 0.0, label.float())[..., None].expand(-1, -1, 3).numpy()
-    names = colormaps["tab20"](np.arange(outputs) % 20)[:, :3]
-    palette = np.array([(0.92, 0.92, 0.92), *names[1:], BLACK])  # the background, class 0, is light
+        return _bytes(torch.where(label == IGNORED, 0.0, label.float())[..., None].expand(-1, -1, 3))
+    palette = np.array([*(voc_colour(number) for number in range(outputs)), VOID], dtype=np.uint8)
     return palette[np.where(label.numpy() == IGNORED, outputs, label.numpy())]
+
+
+def _bytes(shares: Tensor) -> np.ndarray:
+    return (255 * shares).round().byte().numpy()
 
 
 def _measures(task: Any) -> str:
