@@ -67,7 +67,7 @@ def answer(task: str, output: Tensor) -> Tensor:
 
 
 def colours(task: str, label: Tensor, outputs: int) -> np.ndarray:
-    """A label as a picture, uint8 [H W 3]: classes in PASCAL VOC's colours; saliency in grey and normals as (n + 1) / 2,
+    """A label as a picture, uint8 [H W 3]: classes in PASCAL VOC's colours; saliency in grey, normals as (n + 1) / 2,
     both black where there is no label."""
     if task == "normals":
         there = label.square().sum(0, keepdim=True) > 0
