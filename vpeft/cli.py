@@ -36,6 +36,11 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
 
 
+def add_language_argument(parser: argparse.ArgumentParser) -> None:
+    """Argument of the tools that load a multimodal adapter."""
+    parser.add_argument("--language", metavar="hf:FOLDER", help="the language model, where it has moved")
+
+
 def at_least_one(text: str) -> int:
     """A count given on the command line."""
     if not text.isdecimal() or int(text) < 1:
