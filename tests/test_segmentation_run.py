@@ -14,7 +14,9 @@ from vpeft import run
 from vpeft.checkpoint import load_adapter, read_manifest
 from vpeft.config import ConfigError, parse, to_yaml
 from vpeft.data.masks import ClassTable, read_mask
+from vpeft.dense.iou import Areas, scores
 from vpeft.dense.mask_predictor import MaskPredictor, save_mask
+from vpeft.dense.segmentation_schema import InferenceConfig
 from vpeft.predict import Classifier
 from vpeft.results import read_rows
 from vpeft.tasks.resuming import Interrupted
@@ -148,6 +150,28 @@ def test_an_adapter_is_tested_and_predicts_from_the_command_line(write, root, tm
         tool("test")([adapter, "--data.crop", "3"])
     with pytest.raises(ValueError, match="is an adapter of kind segmentation, and this needs one that classifies"):
         Classifier(adapter)
+
+
+def test_trained_weights_are_tested_at_several_scales_and_mirrored(write, root, tmp_path, capsys):
+    run.train(parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"]))
+    adapter = tmp_path / "runs/run/adapter.safetensors"
+    capsys.readouterr()
+    words = ["--data.root", str(root), "--inference.scales", "[0.75, 1.25]", "--inference.flip", "true"]
+    tool("test")([str(adapter), *words])
+    said = capsys.readouterr().out
+    assert "inference slide at 0.75 1.25, mirrored too" in " ".join(said.split())
+
+    predictor = MaskPredictor(adapter, device="cpu")
+    predictor.task.infer_with(InferenceConfig(scales=[0.75, 1.25], flip=True))
+    areas = Areas(3)
+    for at, image in enumerate(sorted((root / "images/test").glob("*.png"))):
+        labels = read_mask(root / "masks/test" / image.name, predictor.table)
+        areas.add(torch.from_numpy(predictor(image))[None], torch.from_numpy(labels).long()[None], torch.tensor([at]))
+    assert f"mIoU {scores(areas.total()).miou:.2%}" in said
+    with pytest.raises(ConfigError, match=r"--inference.scale cannot be changed for a test; did you mean 'inference.s"):
+        tool("test")([str(adapter), "--inference.scale", "[1.0]"])
+    with pytest.raises(ValueError, match=r"inference.stride is 65, and windows are 64x64 pixels"):
+        tool("test")([str(adapter), "--data.root", str(root), "--inference.stride", "65"])
 
 
 def test_a_prompt_on_the_border_leaves_an_image_where_it_is(write):

@@ -10,8 +10,8 @@ def main(argv: Sequence[str]) -> None:
         "tools/test.py",
         description="Accuracy or mIoU of an adapter on the test split, with the preprocessing it was trained with.",
         epilog="--data.task, --data.root, --data.format, --data.eval_batch_size, --data.workers and --data.on_error "
-        "are as in tools/train.py; the task is the adapter's own unless given. Of segmentation also --data.absent and "
-        "--data.reduce_zero_label, and no --data.on_error.",
+        "are as in tools/train.py; the task is the adapter's own unless given. Of segmentation also --data.absent, "
+        "--data.reduce_zero_label and --inference.mode, stride, scales and flip, and no --data.on_error.",
         allow_abbrev=False,
     )
     cli.add_model_arguments(parser)
@@ -27,7 +27,8 @@ def main(argv: Sequence[str]) -> None:
         from vpeft.dense import mask_predictor
 
         predictor = mask_predictor.MaskPredictor(arguments.adapter, arguments.weights, arguments.device)
-        show.segmentation(*mask_predictor.test(predictor, overrides, arguments.adapter), predictor.manifest)
+        result, provenance = mask_predictor.test(predictor, overrides, arguments.adapter)
+        show.segmentation(result, provenance, predictor.task.classes, predictor.task.inference)
         return
     from vpeft.predict import Classifier
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from rich.progress import track
@@ -30,21 +30,33 @@ def open_data(classifier: Classifier, overrides: Sequence[tuple[str, str]], sour
         ConfigError: A key that cannot be changed, or a wrong value.
         ValueError: The data is missing, or its classes are not the adapter's.
     """
-    for key, _ in overrides:
-        if key not in {f"data.{name}" for name in FREE}:
-            hint = did_you_mean(key.removeprefix("data."), FREE, "data.")
-            raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
+    check_free(overrides, {"data": FREE})
     manifest = classifier.manifest
     # Adapters written before the manifest had `split` leave it at its default.
     names = {key: manifest[key] for key in ("task", "split", "resize", "interpolation") if key in manifest}
     config = classifying(resolve({"data": names}, source, overrides), source).data
     data = ClassificationData(config, classifier.tuned.backbone.image_size, manifest["interpolation"], seed=0)
-    if data.classes != classifier.classes:
-        raise ValueError(
-            f"{source} knows {_listed(classifier.classes)}, and the data {config.root or config.task} has "
-            f"{_listed(data.classes)}; give --data.task and --data.root of data with the adapter's classes."
-        )
+    check_classes(source, classifier.classes, config.root or config.task, data.classes)
     return data
+
+
+def check_free(overrides: Sequence[tuple[str, str]], free: Mapping[str, Sequence[str]]) -> None:
+    """Refuse, as a ConfigError, what a test takes from the adapter; of sections, `free` lists what it does not."""
+    for key, _ in overrides:
+        section, _, name = key.partition(".")
+        if name not in free.get(section, ()):
+            section = section if section in free else next(iter(free))
+            hint = did_you_mean(key.removeprefix(f"{section}."), free[section], f"{section}.")
+            raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
+
+
+def check_classes(source: str, known: Sequence[str], place: object, found: Sequence[str]) -> None:
+    """Refuse, as a ValueError, data whose classes are not those that the adapter `source` knows."""
+    if list(found) != list(known):
+        raise ValueError(
+            f"{source} knows {_listed(known)}, and the data {place} has {_listed(found)}; give --data.task and "
+            "--data.root of data with the adapter's classes."
+        )
 
 
 def test(classifier: Classifier, data: ClassificationData) -> Evaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from vpeft.predict import Prediction
 
 if TYPE_CHECKING:
     from vpeft.dense.mask_predictor import MaskPredictor
+    from vpeft.dense.segmentation_schema import InferenceConfig
     from vpeft.tasks.segmentation import Segmented
 
 
@@ -70,14 +71,18 @@ def evaluation(
 
 
 def segmentation(
-    result: Segmented, provenance: dict[str, Any], manifest: dict[str, Any], console: Console | None = None
+    result: Segmented,
+    provenance: dict[str, Any],
+    classes: Sequence[str],
+    inference: InferenceConfig,
+    console: Console | None = None,
 ) -> None:
     """Print a test's mIoU, overall and per class, and what it was measured on."""
     table = Table("class")
     table.add_column("IoU", justify="right")
     table.add_column("accuracy", justify="right")
     found = result.scores
-    for name, iou, acc in zip(manifest["classes"], found.iou, found.acc, strict=True):
+    for name, iou, acc in zip(classes, found.iou, found.acc, strict=True):
         table.add_row(Text(name), *("-" if value is None else f"{value:.2%}" for value in (iou, acc)))
     table.add_section()
     table.add_row("mean", f"{found.miou:.2%}", f"{found.macc:.2%}", style="bold")
@@ -85,7 +90,8 @@ def segmentation(
     console.print(table)
     console.print(
         f"{provenance['task']} ({provenance['format']}) test split: mIoU {found.miou:.2%}, aAcc {found.aacc:.2%} of "
-        f"{result.images:,} images, absent classes {result.absent}, inference {manifest['inference']['mode']}",
+        f"{result.images:,} images, absent classes {result.absent}, inference {inference.mode} at "
+        f"{' '.join(f'{scale:g}' for scale in inference.scales)}{', mirrored too' if inference.flip else ''}",
         markup=False,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ from vpeft.data.masks import ClassTable
 from vpeft.data.opencv import resize
 from vpeft.data.segmentation import SegmentationData
 from vpeft.dense.segmentation_schema import InferenceConfig, SegmentationConfig
-from vpeft.nearest import did_you_mean
+from vpeft.evaluation import check_classes, check_free
 from vpeft.predict import find_device
-from vpeft.schema import ConfigError, OptimConfig, TrainConfig
+from vpeft.schema import OptimConfig, TrainConfig
 from vpeft.tasks.segmentation import Segmentation, Segmented
 
-# What may differ from the training: where the images are and how they are read.
-FREE = ("task", "root", "format", "eval_batch_size", "workers", "reduce_zero_label", "absent")
+# What may differ from the training: where the images are, how they are read, and the way from crops to whole images.
+FREE = {
+    "data": ("task", "root", "format", "eval_batch_size", "workers", "reduce_zero_label", "absent"),
+    "inference": tuple(item.name for item in fields(InferenceConfig)),
+}
 
 
 class MaskPredictor:
@@ -81,30 +84,24 @@ def test(predictor: MaskPredictor, overrides: Sequence[tuple[str, str]], source:
 
     Args:
         predictor: The adapter.
-        overrides: `data.` keys among FREE, and their values.
+        overrides: Dotted keys among FREE, and their values.
         source: Name of the adapter in errors.
 
     Raises:
         ConfigError: A key that cannot be changed, or a wrong value.
-        ValueError: The data is missing, or its classes are not the adapter's.
+        ValueError: The data is missing, its classes are not the adapter's, or an image does not fit the inference.
     """
-    for key, _ in overrides:
-        if key not in {f"data.{name}" for name in FREE}:
-            hint = did_you_mean(key.removeprefix("data."), FREE, "data.")
-            raise ConfigError(f"command line: --{key} cannot be changed for a test; {hint}")
+    check_free(overrides, FREE)
     said = predictor.manifest
     names = {"task": said["task"], "split": said["split"], "absent": said["absent"]}
     names["reduce_zero_label"] = said.get("reduce_zero_label")  # files of an earlier version do not say
     names |= {"long_side": said["scale"][0], "short_side": said["scale"][1]}
-    config = resolve({"kind": "segmentation", "data": names}, source, overrides)
+    config = resolve({"kind": "segmentation", "data": names, "inference": said["inference"]}, source, overrides)
     assert isinstance(config, SegmentationConfig)
     data = SegmentationData(config.data, predictor.task.tuned.backbone.image_size, seed=0)
-    if list(data.classes.names) != said["classes"]:
-        raise ValueError(
-            f"{source} knows {_listed(said['classes'])}, and the data {config.data.root or config.data.task} has "
-            f"{_listed(data.classes.names)}; give --data.task and --data.root of data with the adapter's classes."
-        )
+    check_classes(source, said["classes"], config.data.root or config.data.task, data.classes.names)
     predictor.task.absent = config.data.absent
+    predictor.task.infer_with(config.inference)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     kind = "gpu" if predictor.device.type == "cuda" else "cpu"
     trainer = L.Trainer(accelerator=kind, devices=1, logger=False, use_distributed_sampler=False)
@@ -121,7 +118,3 @@ def save_mask(mask: np.ndarray, table: ClassTable, path: Path) -> None:
     picture = Image.fromarray(mask.astype(np.uint8))
     picture.putpalette([channel for colour in table.colours for channel in colour])
     picture.save(path)
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})"

@@ -102,15 +102,10 @@ class Segmentation(L.LightningModule):
         ignored: int = 255,
     ) -> None:
         super().__init__()
-        crop = tuned.backbone.image_size
-        if inference.mode == "slide" and inference.stride is not None and inference.stride > min(crop):
-            raise ValueError(
-                f"inference.stride is {inference.stride}, and windows are {crop[0]}x{crop[1]} pixels, so that some of "
-                f"an image would be in none; give at most {min(crop)}."
-            )
         self.tuned, self.classes, self.optim = tuned, list(classes), optim
-        self.epochs, self.inference, self.ignored = train.epochs, inference, ignored
+        self.epochs, self.ignored = train.epochs, ignored
         self.absent: Absent = absent
+        self.infer_with(inference)
         self.normalization = (tuple(mean), tuple(std))
         self.register_buffer("mean", learning.channels(mean), persistent=False)
         self.register_buffer("std", learning.channels(std), persistent=False)
@@ -118,6 +113,20 @@ class Segmentation(L.LightningModule):
         self._areas = Areas(len(classes), ignored)
         self._losses: dict[int, float] = {}
         self.strict_loading = False  # the frozen backbone is not in a checkpoint; on_load_checkpoint is strict
+
+    def infer_with(self, inference: InferenceConfig) -> None:
+        """Go from crops to whole images this way from now on.
+
+        Raises:
+            ValueError: the stride leaves gaps between windows.
+        """
+        crop = self.tuned.backbone.image_size
+        if inference.mode == "slide" and inference.stride is not None and inference.stride > min(crop):
+            raise ValueError(
+                f"inference.stride is {inference.stride}, and windows are {crop[0]}x{crop[1]} pixels, so that some of "
+                f"an image would be in none; give at most {min(crop)}."
+            )
+        self.inference = inference
 
     def forward(self, images: Tensor, size: tuple[int, int], inference: InferenceConfig | None = None) -> Tensor:
         """Probabilities [B K *size] of uint8 images [B 3 H W] of any size; `inference` is the run's own by default."""
