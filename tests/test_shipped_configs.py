@@ -123,3 +123,13 @@ def test_the_extractors_of_the_published_vit_adapter_drop_paths_as_its_blocks_do
     assert isinstance(embedded, SegmentationConfig)
     assert published.neck["drop_path"] == published.drop_path == 0.3
     assert embedded.neck["drop_path"] == embedded.drop_path == 0
+
+
+def test_the_embedded_vit_adapter_trains_the_linear_head_that_it_is_compared_with():
+    adapter, linear = (parse([str(ROOT / f"configs/ade20k/{name}.yaml")]) for name in ("vit_adapter", "linear"))
+    assert isinstance(adapter, SegmentationConfig)
+    assert isinstance(linear, SegmentationConfig)
+    for part in ("backbone", "image_size", "data", "inference", "head", "auxiliary", "seed"):
+        assert getattr(adapter, part) == getattr(linear, part)
+    assert adapter.train.epochs == linear.train.epochs
+    assert (adapter.optim.head_lr, adapter.optim.schedule) == (linear.optim.lr, linear.optim.schedule)
