@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mllm.adapter import KEY, read_adapter
-from mllm.blip2 import start as first_stage
 from mllm.blip2.adapter import FORMAT
+from mllm.blip2.adapter import KEY as FIRST_STAGE
+from mllm.blip2.start import connector_state
 from mllm.importing import imported
 from mllm.vlm import VLM
 from vpeft import adapter_file
@@ -44,10 +45,10 @@ def start_from(path: Path, model: VLM, method: Any = None, language_method: Any 
     package = _package(path)
     if package == KEY:
         said = _from_adapter(path, model, method, language_method)
-    elif package == first_stage.KEY:
-        manifest = adapter_file.read_manifest(path, first_stage.KEY, FORMAT)
+    elif package == FIRST_STAGE:
+        manifest = adapter_file.read_manifest(path, FIRST_STAGE, FORMAT)
         _check_tower(path, manifest["backbone"]["weights"], model)
-        model.connector.load_state_dict(first_stage.connector_state(path, model.connector))
+        model.connector.load_state_dict(connector_state(path, model.connector))
         said = "the Q-Former of a first stage"
     elif package is not None:
         raise ValueError(
@@ -70,7 +71,7 @@ def _package(path: Path) -> str | None:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise adapter_file.damaged(path, str(error)) from error
-    return next((key for key in (KEY, first_stage.KEY, "vpeft") if key in metadata), None)
+    return next((key for key in (KEY, FIRST_STAGE, "vpeft") if key in metadata), None)
 
 
 def _from_adapter(path: Path, model: VLM, method: Any, language_method: Any) -> str:

@@ -5,11 +5,12 @@ Shapes: B pairs of a process, G = B times the processes, T tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def gathered(x: Tensor, gradient: bool) -> Tensor:
@@ -22,13 +23,7 @@ def gathered(x: Tensor, gradient: bool) -> Tensor:
     """
     if not gradient:
         x = x.detach()
-    if _processes() == 1:
-        return x
-    if gradient:
-        return torch.cat(all_gather(x.contiguous()))
-    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(_processes())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)
+    return x if _processes() == 1 else _Gather.apply(x)  # type: ignore[return-value]
 
 
 def gathered_text(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +34,22 @@ def gathered_text(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     room = int(longest) - ids.shape[1]
     return gathered(F.pad(ids, (0, room)), False), gathered(F.pad(mask, (0, room)), False)
+
+
+class _Gather(torch.autograd.Function):
+    """torch's own, in torch.distributed.nn, is deprecated and has no public successor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(_processes())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].contiguous()
+        dist.all_reduce(whole)  # every process has used all rows
+        return whole.chunk(_processes())[dist.get_rank()]
 
 
 def _processes() -> int:

@@ -23,6 +23,7 @@ from mllm.blip2.gather import gathered, gathered_text
 from mllm.blip2.losses import contrastive, matching, negatives, next_tokens, similarity
 from mllm.qformer import KeysValues, QFormer
 from mllm.sequence import IGNORED
+from vpeft.tasks.learning import channels, normalise
 from vpeft.tuned import Tuned
 
 Term = Literal["itc", "itm", "itg"]
@@ -193,9 +194,19 @@ class Blip2(nn.Module):
         connector: Built for its features.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, vision: Tuned, connector: FirstStage) -> None:
         super().__init__()
         self.vision, self.connector = vision, connector
+        mean, std = vision.backbone.normalization
+        self.register_buffer("mean", channels(tuple(mean)), persistent=False)
+        self.register_buffer("std", channels(tuple(std)), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [I 3 H W] to what the connector reads, [I N C]."""
+        return self.vision(normalise(images, self.mean, self.std))
 
     def forward(self, pairs: Pairs) -> dict[str, Tensor]:
         """The losses by name."""

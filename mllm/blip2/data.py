@@ -1,0 +1,234 @@
+"""Images and their captions, one of each in a pair.
+
+Shapes: B pairs of a batch, J different images of it, H W pixels, T tokens.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mllm.blip2.text import Words
+from mllm.data.images import Look, Pictures
+from mllm.data.locate import locate
+from mllm.data.shelf import Shelf
+from mllm.data_schema import DataConfig
+from mllm.sample import Sample
+from vpeft.data.cache import memory_limit
+from vpeft.data.images import Interpolation, UnreadableImage
+from vpeft.data.loader import EpochSampler, Fetch, make_loader, reached
+
+
+class PairBatches(Dataset[dict[str, Tensor]]):
+    """The batch at (epoch, positions).
+
+    `index` [B], positions of the pairs; `image` and `caption` [B] number different images and captions of the data set;
+    `text_ids` and `text_mask` [B T]; `picture` [B], which of the batch's J different images belongs to a pair, and
+    `images` uint8 [J 3 H W], or `image_index` [J], their numbers.
+
+    A pair whose image is lost in the middle of a run is replaced by one of its batch: all processes need as many.
+
+    Args:
+        samples: The split.
+        captions: Number of each caption.
+        pictures: Images of all splits.
+        words: Turns captions into ids.
+        by_index: Serve `image_index` instead of `images`.
+    """
+
+    def __init__(
+        self, samples: Shelf, captions: Mapping[str, int], pictures: Pictures, words: Words, by_index: bool
+    ) -> None:
+        self.samples, self.captions, self.pictures, self.words = samples, captions, pictures, words
+        self.by_index = by_index
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, fetch: Fetch) -> dict[str, Tensor]:
+        index = torch.tensor(fetch[1], dtype=torch.int64)
+        chosen = [self.samples[i] for i in fetch[1]]
+        image = torch.tensor([self.pictures.position(one.images[0]) for one in chosen], dtype=torch.int64)
+        different, picture = image.unique(return_inverse=True)
+        pixels = different if self.by_index else self.pictures.take(different)
+        there = (~self.pictures.failed[image]).nonzero()[:, 0]
+        if len(there) < len(image):
+            kept = self._instead(image, there)
+            index, image, picture, chosen = index[kept], image[kept], picture[kept], [chosen[i] for i in kept.tolist()]
+        texts = [caption(one) for one in chosen]
+        ids, mask = self.words.batch(texts)
+        return {
+            "index": index,
+            "image": image,
+            "caption": torch.tensor([self.captions[text] for text in texts], dtype=torch.int64),
+            "picture": picture,
+            "image_index" if self.by_index else "images": pixels,
+            "text_ids": ids,
+            "text_mask": mask,
+        }
+
+    def _instead(self, image: Tensor, there: Tensor) -> Tensor:
+        lost = self.pictures.sources[int(image[self.pictures.failed[image]][0])]
+        if not len(there):
+            raise UnreadableImage(f"{lost} and all other images of a batch were lost during the run; restore them.")
+        warnings.warn(f"Left out: {lost} was lost or damaged during the run.", stacklevel=2)
+        return torch.where(self.pictures.failed[image], there[0], torch.arange(len(image)))
+
+
+class PairData(L.LightningDataModule):
+    """Batches as `PairBatches` makes them, of `train`, `val` and `test`; the last, smaller one of training is left out.
+
+    Files are read and samples checked at construction; `setup` decodes the images. `provenance` counts the captions
+    that are cut. Under Lightning's Trainer pass `use_distributed_sampler=False`.
+
+    Args:
+        config: What to read and how.
+        words: Turns captions into ids.
+        image_size: (H, W) of the vision tower.
+        interpolation: Its own; `config.interpolation` overrides it.
+        mean: Its mean, 0 to 1, which padding is filled with.
+        seed: Decides the order, together with the epoch.
+        by_index: Serve numbers of images instead of pixels, for features that are kept.
+
+    Raises:
+        ValueError: data is missing, or a sample is no pair of one image and one text.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        words: Words,
+        image_size: tuple[int, int],
+        interpolation: Interpolation,
+        mean: tuple[float, ...],
+        seed: int,
+        by_index: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.words, self.seed, self.by_index = config, words, seed, by_index
+        interpolation = interpolation if config.interpolation == "auto" else config.interpolation
+        red, green, blue = (int(255 * channel) for channel in mean)
+        self.look = Look(image_size, config.aspect, interpolation, (red, green, blue))
+        found, facts = locate(config)
+        self._samples = {part: found[part] for part in ("train", "val", "test")}
+        texts = {part: [_checked(one) for one in samples] for part, samples in self._samples.items()}
+        different = dict.fromkeys(text for part in texts.values() for text in part)
+        self._captions = {text: number for number, text in enumerate(different)}
+        self.provenance: dict[str, Any] = facts | {
+            "task": config.task,
+            "counts": {part: len(samples) for part, samples in self._samples.items()},
+            "captions": len(different),
+            "cut": sum(words.ids(text)[1] for text in different),
+            **self.preparation,
+            "skipped": 0,
+        }
+        self._pictures: Pictures | None = None
+        self._start = (0, 0)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How a pair becomes one of a batch."""
+        look = self.look
+        return {
+            "image_size": list(look.size),
+            "aspect": look.aspect,
+            "interpolation": look.interpolation,
+            "fill": list(look.fill),
+            "max_length": self.words.max_length,
+        }
+
+    @property
+    def pictures(self) -> Pictures:
+        """The images of all parts, each once."""
+        self.setup()
+        assert self._pictures is not None
+        return self._pictures
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode the images, or see that they are there where they do not fit into memory."""
+        if self._pictures is not None:
+            return
+        limit = memory_limit() // (self.trainer.num_devices if self.trainer else 1)  # every process has its own copy
+        images = (image for samples in self._samples.values() for sample in samples for image in sample.images)
+        self._pictures = Pictures(images, self.look, self.config.on_missing == "skip", limit)
+        self.provenance["images"] = len(self._pictures)
+        for reason in self._pictures.reasons:
+            warnings.warn(f"Left out: {reason}", stacklevel=2)
+        if self._pictures.reasons:
+            for part in self._samples:
+                self._leave_out(part, self._pictures)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Shuffled batches, all of one size.
+
+        Raises:
+            ValueError: there are not enough pairs for one.
+        """
+        rank, world = self._process()
+        batches, size = self._batches("train"), self.config.batch_size
+        if -(-len(batches) // world) < size:
+            raise ValueError(
+                f"{self.config.task} has {len(batches)} pairs to train on, which do not fill one batch of {size} in "
+                f"each process ({world}); lower data.batch_size."
+            )
+        sampler = EpochSampler(len(batches), size, self.seed, True, True, rank, world, self._start)
+        return make_loader(batches, sampler, self.config.workers)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+        """The pairs of val in their order, or no loader where there are none."""
+        return self._in_order("val") if len(self._samples["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+        """The pairs of test in their order, or no loader where there are none."""
+        return self._in_order("test") if len(self._samples["test"]) else []
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and batch that a run resumed from here goes on with."""
+        return reached(self.trainer, self._start)
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Make the next `train_dataloader` begin there."""
+        self._start = (state_dict["epoch"], state_dict["batch"])
+
+    def _in_order(self, part: str) -> DataLoader[dict[str, Tensor]]:
+        rank, world = self._process()
+        batches = self._batches(part)
+        sampler = EpochSampler(len(batches), self.config.eval_batch_size, self.seed, False, False, rank, world)
+        return make_loader(batches, sampler, self.config.workers)
+
+    def _batches(self, part: str) -> PairBatches:
+        pictures = self.pictures  # first: it leaves samples out
+        return PairBatches(self._samples[part], self._captions, pictures, self.words, self.by_index)
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _leave_out(self, part: str, pictures: Pictures) -> None:
+        samples = self._samples[part]
+        kept = [i for i, one in enumerate(samples) if not pictures.failed[pictures.position(one.images[0])]]
+        if not kept and len(samples):
+            raise ValueError(f"Not one image of {part} can be read. The first: {pictures.reasons[0]}")
+        self.provenance["skipped"] += len(samples) - len(kept)
+        self.provenance["counts"][part] = len(kept)
+        self._samples[part] = samples.take(kept)
+
+
+def caption(sample: Sample) -> str:
+    """The text of a pair, in one line."""
+    return " ".join(sample.turns[-1].text.split())
+
+
+def _checked(sample: Sample) -> str:
+    answers = [turn for turn in sample.turns if turn.role == "assistant"]
+    if len(sample.images) != 1 or len(answers) != 1:
+        raise ValueError(
+            f"{sample.where} has {len(sample.images)} images and {len(answers)} answers; kind blip2 learns from pairs "
+            "of one image and one caption. Give captions, or train on conversations with kind mllm."
+        )
+    return caption(sample)
