@@ -153,6 +153,12 @@ def test_methods_that_do_not_go_with_masks_are_refused(method, words):
         mmseg.VpeftBackbone("vit_tiny_patch16_224", method, {"name": "last"}, "none", 32)
 
 
+def test_methods_in_a_backbone_without_a_graph_are_refused():
+    neck = {"name": "vit_adapter", "regime": "extractor"}
+    with pytest.raises(ValueError, match="runs the backbone without a graph, so lora would not learn"):
+        mmseg.VpeftBackbone("vit_tiny_patch16_224", {"name": "lora"}, neck, "none", 32)
+
+
 class Batches(L.LightningDataModule):
     """Two batches of noise; what is left of the middle is class 0, the rest 1."""
 

@@ -29,16 +29,8 @@ _NECK, _HEAD = ("backbone",), ("channels", "classes")  # arguments that are give
 
 def mistakes(config: SegmentationConfig) -> Iterator[tuple[str, str]]:
     """Necks, heads and methods that there are not or that cannot work: the setting, and the sentence that says so."""
-    for sentence in unfit(config.method):
+    for sentence in unfit(config.method, config.neck):
         yield "method", sentence
-    specs = config.method if isinstance(config.method, list) else [config.method]
-    idle = [spec["name"] for spec in specs if spec["name"] != "linear"]
-    if config.neck.get("regime") == "extractor" and idle:
-        yield (
-            "method",
-            f"neck.regime extractor runs the backbone without a graph, so {' and '.join(idle)} would not learn; use "
-            "neck.regime injector, or method linear",
-        )
     parts = [("neck", NECKS, config.neck, _NECK), ("head", DENSE_HEADS, config.head, _HEAD)]
     parts += [("auxiliary", DENSE_HEADS, entry, _HEAD) for entry in listed(config.auxiliary)]
     for key, table, entry, given in parts:

@@ -179,7 +179,7 @@ def _parts(weights: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def _bags(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows of a table, [N D], over the P last of `rows` and `weights`, [... P] of N P each."""
+    """Weighted sums [N D] of rows of a table, P each: those in the last dimension of `rows` and `weights`, of N P."""
     rows, weights = rows.flatten(0, -2), weights.flatten(0, -2)
     if torch.compiler.is_compiling():
         return (table[rows] * weights[..., None]).sum(1)
@@ -187,7 +187,7 @@ def _bags(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _dots(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
-    """Products of rows of a table, [... P] of N P, each with the one of its N in `grad` [N D]."""
+    """Scalar products of rows of a table, N P of them, with rows of `grad` [N D], each with P in turn."""
     points = rows.shape[-1]
     if torch.compiler.is_compiling():
         return (table[rows] * grad.view(*rows.shape[:-1], 1, -1)).sum(-1)

@@ -62,7 +62,7 @@ class VpeftBackbone(nn.Module):
         kind = options.pop("name", None)
         if kind not in NECKS:
             raise ValueError(f"VpeftBackbone: there is no neck '{kind}'; there are {', '.join(NECKS)}.")
-        for sentence in unfit(method):
+        for sentence in unfit(method, neck):
             raise ValueError(f"VpeftBackbone: {sentence}.")
         body = create(name, pretrained, image_size)
         built = NECKS[kind](body, **options)  # before the methods, which leave alone what it does not read

@@ -1,4 +1,4 @@
-"""Methods that do not go with labels of pixels, however the rest of a model is made."""
+"""Methods that do not go with labels of pixels, or not with a neck."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from vpeft import methods
 _SHRINKING = (("evp", None), ("ilm_vp", "outside"))  # methods, and their `kind`, after which a pixel is elsewhere
 
 
-def unfit(spec: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong with the methods of a `method:` entry, a sentence each.
+def unfit(
+    spec: Mapping[str, Any] | Sequence[Mapping[str, Any]], neck: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """What is wrong with the methods of a `method:` entry under a `neck:` entry, a sentence each.
 
     Raises:
         ValueError: a method or an option that there is not.
@@ -29,4 +31,10 @@ def unfit(spec: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Iterator[str
         yield (
             f"{' and '.join(shrinking)} shrinks the image within its prompt, and the labels would no longer lie over "
             "it; use another method, or kind: classification"
+        )
+    idle = [one["name"] for one in resolved if one["name"] != "linear"]
+    if neck and neck.get("regime") == "extractor" and idle:
+        yield (
+            f"neck.regime extractor runs the backbone without a graph, so {' and '.join(idle)} would not learn; use "
+            "neck.regime injector, or method linear"
         )
