@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mllm.adapter import KEY, read_adapter
@@ -17,7 +16,6 @@ from mllm.blip2.start import connector_state
 from mllm.importing import imported
 from mllm.vlm import VLM
 from vpeft import adapter_file
-from vpeft.adapter_file import check_file
 from vpeft.checkpoint import unpacked
 from vpeft.tuned import difference
 
@@ -65,13 +63,7 @@ def _package(path: Path) -> str | None:
     """Whose adapter a file is; None if it is none."""
     if (path.is_dir() and (path / "config.json").is_file()) or (path.suffix != ".safetensors" and path.is_file()):
         return None
-    check_file(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise adapter_file.damaged(path, str(error)) from error
-    return next((key for key in (KEY, FIRST_STAGE, "vpeft") if key in metadata), None)
+    return adapter_file.package(path)
 
 
 def _from_adapter(path: Path, model: VLM, method: Any, language_method: Any) -> str:

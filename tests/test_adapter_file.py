@@ -29,3 +29,13 @@ def test_an_adapter_of_another_package_is_told_apart(tmp_path, key, asked, said)
     adapter_file.write(tmp_path / "a.safetensors", {"a": torch.ones(1)}, MANIFEST, key)
     with pytest.raises(ValueError, match=said):
         adapter_file.read_manifest(tmp_path / "a.safetensors", asked, 1)
+
+
+def test_a_file_says_whose_adapter_it_is(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for key, found in (("mllm", "mllm"), ("vpeft", "vpeft"), ("other", None)):
+        adapter_file.write(path, {"a": torch.ones(1)}, MANIFEST, key)
+        assert adapter_file.package(path) == found
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is damaged"):
+        adapter_file.package(path)

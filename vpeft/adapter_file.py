@@ -41,6 +41,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
     write_atomic(path, lambda temporary: save_file(copies, temporary, {"format": "pt", key: text}))
 
 
+def package(path: Path) -> str | None:
+    """Whose adapter a safetensors file is, the key of its manifest; None if it is none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A folder, a pickle, or damaged.
+    """
+    return next((key for key in _TOOLS if key in _metadata(path)), None)
+
+
 def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
     """The manifest of an adapter; tensors are not read.
 
@@ -53,12 +63,7 @@ def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: Not an adapter of this kind, damaged, or of a newer format.
     """
-    check_file(path)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
+    metadata = _metadata(path)
     if key not in metadata:
         others = [other for other in _TOOLS if other in metadata]
         if others:
@@ -75,6 +80,15 @@ def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
             f"vpeft {vpeft.__version__} reads up to {newest}. Install a newer vpeft."
         )
     return manifest
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    check_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, str(error)) from error
 
 
 _TOOLS = {

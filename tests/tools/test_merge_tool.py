@@ -5,8 +5,10 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from tests.adapters import NAME, images, save
+from tests.mllm.adapters import saved as save_mllm
 from vpeft.backbones import create
 
 
@@ -69,3 +71,29 @@ def test_wrong_input_is_one_sentence(tool, adapter, tmp_path):
     ended = tool("merge", adapter, "-o", tmp_path / "merged.pt")
     assert ended.code == 2
     assert "merged.pt is not a name for the merged weights; it has to end in .safetensors." in ended.err
+
+
+def test_a_multimodal_adapter_becomes_a_folder_of_transformers(tool, tmp_path):
+    ended = tool("merge", save_mllm(tmp_path), "-o", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert f"wrote {tmp_path / 'out'}" in ended.out
+    assert f"load it with LlavaForConditionalGeneration.from_pretrained('{tmp_path / 'out'}')" in ended.out
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path / "out")).__name__.startswith("Llava")
+    again = tool("merge", tmp_path / "adapter.safetensors", "-o", tmp_path / "out")
+    assert (again.code, "is there already" in again.err) == (2, True)
+
+
+def test_a_connector_that_no_container_holds_is_refused(tool, tmp_path):
+    path = save_mllm(tmp_path, {"name": "avg_pool", "tokens": 4})
+    ended = tool("merge", path, "-o", tmp_path / "out")
+    assert ended.code == 2
+    assert ended.err == (
+        f"error: {path}: a model with the connector avg_pool cannot be exported: LLaVA's container hands on every "
+        "token that it reads and averages none.\n"
+    )
+
+
+def test_a_language_model_is_only_given_with_a_multimodal_adapter(tool, adapter, tmp_path):
+    ended = tool("merge", adapter, "-o", tmp_path / "merged.safetensors", "--language", "hf:x")
+    assert ended.code == 2
+    assert "--language is for multimodal adapters, and this is none" in ended.err
