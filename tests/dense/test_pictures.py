@@ -28,9 +28,9 @@ name: run
 """
 
 
-def test_ids_are_shown_in_the_palette_of_the_data_set_and_what_is_ignored_black():
+def test_ids_are_shown_in_the_palette_of_the_data_set_and_what_is_ignored_in_vocs_void():
     shown = colours(torch.tensor([[0, 1], [2, 255]]), TABLE)
-    assert shown.tolist() == [[[0, 0, 255], [128, 128, 128]], [[0, 255, 0], [0, 0, 0]]]
+    assert shown.tolist() == [[[0, 0, 255], [128, 128, 128]], [[0, 255, 0], [224, 224, 192]]]
 
 
 def test_the_figure_has_image_truth_and_prediction_side_by_side_and_names_the_colours_that_occur():
@@ -39,7 +39,7 @@ def test_the_figure_has_image_truth_and_prediction_side_by_side_and_names_the_co
     drawn = [axis for axis in made.axes if axis.images]
     assert [axis.get_title() for axis in drawn] == ["image", "ground truth", "prediction"]
     assert np.array_equal(drawn[2].images[0].get_array(), colours(predicted, TABLE))
-    assert [text.get_text() for text in made.legends[0].get_texts()] == ["sky", "tree"]
+    assert [text.get_text() for text in made.legends[0].get_texts()] == ["sky", "tree", "ignored"]
 
 
 def test_the_table_has_a_line_a_class_and_says_nothing_of_one_that_is_nowhere():

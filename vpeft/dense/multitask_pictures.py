@@ -14,9 +14,7 @@ from torch.nn import functional as F
 
 from vpeft.data.masks import voc_colour
 from vpeft.dense.multitask_metrics import IGNORED
-from vpeft.dense.pictures import parameter_table
-
-VOID = (224, 224, 192)  # PASCAL VOC's colour of what has no class; black is its background
+from vpeft.dense.pictures import VOID, parameter_table
 
 
 class MultiTaskPictures:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vpeft.data.masks import ClassTable
 from vpeft.dense.iou import Scores
 
-IGNORED = (0, 0, 0)
+VOID = (224, 224, 192)  # PASCAL VOC's colour of what has no class; black is its background
 
 Kept = tuple[Tensor, Tensor, Tensor]  # image, ground truth, prediction
 
@@ -53,17 +53,20 @@ def figure(kept: list[Kept], table: ClassTable, columns: int = 2) -> Any:
             axis = made.axes[3 * place + part]
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=8, pad=3)
-        seen |= {one for one in torch.cat([mask.unique(), predicted.unique()]).tolist() if one != table.ignore}
-    named = sorted(seen)[:24]  # more colours than this cannot be told apart
-    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*table.colours[one]), label=table.names[one]) for one in named]
+        seen |= set(torch.cat([mask.unique(), predicted.unique()]).tolist())
+    named = sorted(seen - {table.ignore})[:24]  # more colours than this cannot be told apart
+    shades = [(table.names[one], table.colours[one]) for one in named]
+    if table.ignore in seen:
+        shades.append(("ignored", VOID))
+    patches = [Patch(color="#{:02x}{:02x}{:02x}".format(*colour), label=name) for name, colour in shades]
     if patches:
         made.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     return made
 
 
 def colours(mask: Tensor, table: ClassTable) -> np.ndarray:
-    """Class ids [H W] in the colours of the table, uint8 [H W 3]; what is ignored is black."""
-    palette = np.array([*table.colours, IGNORED], dtype=np.uint8)
+    """Class ids [H W] in the colours of the table, uint8 [H W 3]; what is ignored in VOID."""
+    palette = np.array([*table.colours, VOID], dtype=np.uint8)
     return palette[np.where(mask.numpy() == table.ignore, len(table.colours), mask.numpy())]
 
 
