@@ -46,9 +46,11 @@ class Chat:
         """
         if not question.strip() and not self.shown:
             raise ValueError("There is no question; write one, or show an image with it.")
+        begun = False
         for piece in self.talk.ask(question, self.shown):
-            self.out.write(piece)
+            self.out.write(piece if begun else piece.lstrip())
             self.out.flush()
+            begun = begun or bool(piece.strip())
         self.out.write("\n")
         self.out.flush()
         self.shown = []

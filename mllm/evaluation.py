@@ -18,6 +18,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader
 
 from mllm.card import card
 from mllm.data.batches import Batches
@@ -160,6 +161,15 @@ def choose(data: MultimodalData, part: str, count: int | None) -> Shelf:
     return samples.take(positions)
 
 
+def serve(
+    data: MultimodalData, samples: Shelf, prompts: bool, rank: int = 0, world: int = 1
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of samples in their order, as `MultimodalData.loader` makes those of a part; `index` counts in them."""
+    batches = Batches(samples, data.pictures, data.writing, None, prompts, data.by_index)
+    sampler = EpochSampler(len(samples), data.config.eval_batch_size, shuffle=False, rank=rank, world=world)
+    return make_loader(batches, sampler, data.config.workers)
+
+
 def references(sample: Sample) -> tuple[str, ...]:
     """The right answers of a sample."""
     return sample.answers or (sample.turns[-1].text,)
@@ -207,12 +217,7 @@ class _Reader:
         self.precision = contextlib.nullcontext if trainer is None else trainer.precision_plugin.forward_context
 
     def __call__(self, samples: Shelf, blank: bool = False) -> list[str]:
-        data = self.data
-        batches = Batches(samples, data.pictures, data.writing, None, prompts=True, by_index=data.by_index)
-        sampler = EpochSampler(
-            len(samples), data.config.eval_batch_size, shuffle=False, rank=self.rank, world=self.world
-        )
-        loader = make_loader(batches, sampler, data.config.workers)
+        loader = serve(self.data, samples, True, self.rank, self.world)
         said: dict[int, str] = {}
         quiet = not (self.first and sys.stdout.isatty())
         for batch in track(loader, description="answers", transient=True, disable=quiet):

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from mllm.assistant import Assistant
 from mllm.data.module import MultimodalData
+from mllm.data.shelf import Shelf
 from mllm.data_schema import SETS
-from mllm.evaluation import Answers, answer_all
+from mllm.evaluation import Answers, answer_all, choose, serve
 from mllm.schema import EvaluationConfig, MLLMConfig
 from mllm.sequence import IGNORED
 from vpeft.config import resolve
@@ -91,12 +92,13 @@ def evaluate(
     """Measure an adapter on a part of its data.
 
     Returns:
-        What stands under `test` in a row: the loss, and the values of the answers unless `score` is none.
+        What stands under `test` in a row: the loss over the samples that are asked, and the values of the answers
+        unless `score` is none.
 
     Raises:
         ValueError: As `mllm.evaluation.answer_all`.
     """
-    measured: dict[str, Any] = {"part": part, "loss": _loss(assistant, data, part)}
+    measured: dict[str, Any] = {"part": part, "loss": _loss(assistant, data, choose(data, part, settings.samples))}
     if settings.score == "none":
         return measured, None
     found = answer_all(assistant.model, data, part, settings)
@@ -171,10 +173,10 @@ def write(row: Mapping[str, Any], output: Path) -> Path:
     return path
 
 
-def _loss(assistant: Assistant, data: MultimodalData, part: str) -> float | None:
+def _loss(assistant: Assistant, data: MultimodalData, samples: Shelf) -> float | None:
     """Mean over trained tokens; None where nothing is."""
     total, count = 0.0, 0
-    for batch in track(data.loader(part), description="loss", transient=True):
+    for batch in track(serve(data, samples, prompts=False), description="loss", transient=True):
         batch = {name: tensor.to(assistant.device) for name, tensor in batch.items()}
         words = int((batch["labels"][:, 1:] != IGNORED).sum())
         with torch.no_grad():

@@ -51,7 +51,7 @@ def answer(assistant, *questions, images=()):
     talk, said = Conversation(assistant.model, assistant.writing, assistant.look, Decoding(max_new_tokens=5)), ""
     for i, question in enumerate(questions):
         said = "".join(talk.ask(question, images if i == 0 else ()))
-    return said
+    return said.lstrip()
 
 
 def test_questions_are_answered_in_turn(assistant, images):
@@ -102,6 +102,13 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(assistant, monkeypa
     assert talk.out.getvalue() == f"half\n{answer(assistant, 'b ?')}\n\n"
     assert talk.err.getvalue() == "stopped; the question is forgotten\n"
     assert talk.talk.turns[0].text == "b ?"
+
+
+def test_an_answer_begins_without_space(assistant, monkeypatch):
+    talk = chat(assistant)
+    monkeypatch.setattr(talk.talk, "ask", lambda question, shown: iter([" ", "\n a", " b ", "c"]))
+    talk.take("d ?")
+    assert talk.out.getvalue() == "a b c\n"
 
 
 @pytest.mark.parametrize(

@@ -53,11 +53,12 @@ def test_a_row_is_written_and_shown(tool, talks):
 
 def test_the_loss_alone_generates_nothing(tool, talks, monkeypatch):
     adapter, folder = talks
-    monkeypatch.setattr("mllm.evaluation.answers", answers := lambda *_: pytest.fail("nothing was asked for"))
-    del answers
+    monkeypatch.setattr("mllm.evaluation.answers", lambda *_: pytest.fail("nothing was asked for"))
     assert tool("evaluate", adapter, *words(folder), "--score", "none").code == 0
     (row,) = read_rows(folder / "out" / "results.jsonl")
     assert row["test"].keys() == {"loss", "part"}
+    tool("evaluate", adapter, *words(folder), "--score", "none", "--samples", 2)
+    assert read_rows(folder / "out" / "results.jsonl")[1]["test"]["loss"] != row["test"]["loss"], "of these two alone"
 
 
 def test_the_preparation_is_that_of_training_unless_it_is_changed(tool, talks):
