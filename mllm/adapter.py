@@ -49,7 +49,9 @@ _KEYS = {
 }
 
 
-def save_adapter(path: Path | str, model: VLM, manifest: Mapping[str, Any]) -> None:
+def save_adapter(
+    path: Path | str, model: VLM, manifest: Mapping[str, Any], delta: Mapping[str, Tensor] | None = None
+) -> None:
     """Write an adapter atomically: a crash or a full disk leaves the file that was there.
 
     Args:
@@ -57,6 +59,7 @@ def save_adapter(path: Path | str, model: VLM, manifest: Mapping[str, Any]) -> N
         model: Its `delta()` is saved.
         manifest: JSON-able, with the keys in the module's docstring; format, vpeft, sha256, the hashes of tower and
             language model and that of the tokenizer are filled in.
+        delta: The whole of `model.delta()`, where the model is shared out among processes (FSDP).
 
     Raises:
         ValueError: The manifest lacks a key.
@@ -75,8 +78,8 @@ def save_adapter(path: Path | str, model: VLM, manifest: Mapping[str, Any]) -> N
         },
     }
     _check_keys(path, filled)
-    tensors = {name: tensor for name, tensor in model.delta().items() if not name.startswith(_VISION)}
-    tensors |= {_VISION + name: tensor for name, tensor in packed(model.vision).items()}
+    seen, tensors = _parted(model.delta() if delta is None else delta)
+    tensors |= {_VISION + name: tensor for name, tensor in packed(model.vision, seen).items()}
     adapter_file.write(Path(path), tensors, filled, KEY)
 
 
@@ -137,9 +140,14 @@ def put(model: VLM, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: tensors are missing, unknown or of another shape.
     """
-    seen = {name.removeprefix(_VISION): tensor for name, tensor in tensors.items() if name.startswith(_VISION)}
-    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(_VISION)}
+    seen, rest = _parted(tensors)
     model.load_delta(rest | {_VISION + name: tensor for name, tensor in unpacked(model.vision, seen).items()})
+
+
+def _parted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those of the tower, under its own names, and the rest."""
+    seen = {name.removeprefix(_VISION): tensor for name, tensor in tensors.items() if name.startswith(_VISION)}
+    return seen, {name: tensor for name, tensor in tensors.items() if not name.startswith(_VISION)}
 
 
 def _model(path: Path, manifest: dict[str, Any], weights: str | None, language: str | None) -> VLM:

@@ -15,6 +15,7 @@ from mllm.adapter import save_adapter
 from mllm.connectors import Instructed
 from mllm.data.module import MultimodalData
 from mllm.features import Features
+from mllm.optimisation import parameter_groups
 from mllm.schema import MLLMConfig, VisionConfig
 from mllm.task import Instruct
 from mllm.vision import tower, vision_shape
@@ -40,7 +41,8 @@ def mistakes(config: MLLMConfig) -> Iterator[tuple[str, str]]:
     yield from vision_mistakes(config)
     if config.train.strategy == "fsdp" and config.language_method["name"] == "qlora":
         yield "train.strategy", "train.strategy fsdp has no way to share out weights of 4 bits; use ddp, or lora"
-    if config.data.pack and not connectors.CONNECTORS[config.connector["name"]].packable:
+    connector: Any = connectors.CONNECTORS[config.connector["name"]]
+    if config.data.pack and not connector.packable:
         yield (
             "data.pack",
             f"data.pack puts several samples into a row, and the layers of {config.connector['name']} look at one "
@@ -98,11 +100,13 @@ class MLLMJob:
             config.cache_features,
             spoken.tokenizer if isinstance(self.model.connector, Instructed) else None,
         )
-        if config.evaluation.score != "none" and not self.data.provenance["counts"]["test"]:
+        score = config.evaluation.score
+        if score != "none" and not self.data.provenance["counts"]["test"]:
             raise ValueError(
-                f"evaluation.score {config.evaluation.score} scores answers to test samples, and {config.data.task} has "
-                "none; give data.files.test, or evaluation.score none."
+                f"evaluation.score {score} scores answers to test samples, and {config.data.task} has none; give "
+                "data.files.test, or evaluation.score none."
             )
+        parameter_groups(self.model.components(), config.optim)  # refuses to train nothing, before there is a folder
         features = Features(vision, self.model.mean, self.model.std) if config.cache_features else None
         self.task = Instruct(self.model, self.data, config.optim, config.evaluation, features)
 

@@ -47,12 +47,12 @@ def result_row(
 
     Keys as in `vpeft.results.Row`, but for these: `steps` trained; `connector`, `language`, `language_method` and
     `start` as configured, with the hashes of all weights; `parameters` {component: trained} with frozen and total;
-    `test` the measures and `card`, which says how they were made (`mllm.card`).
+    `test` the measures and `card`, which says how they were made (`mllm.card`), or {} where there are no test samples.
 
     Args:
         config: Of the run.
         run: Its folder.
-        job: What was trained; its task has been tested.
+        job: What was trained; its task has been tested if there is anything to test it on.
         timing: Of the run.
         trainer: That ran it.
         val: The last evaluation on validation samples, or None.
@@ -62,8 +62,8 @@ def result_row(
     Raises:
         FloatingPointError: The test loss is not a finite number.
     """
-    test: Measures = job.task.evaluation
-    if not math.isfinite(test.loss):
+    test: Measures | None = job.task.evaluation
+    if test and not math.isfinite(test.loss):
         raise FloatingPointError(
             f"The test loss is {test.loss}, not a finite number, so {run.path} gets no result row and no adapter. Try "
             "a lower optim.lr, or --train.precision 32-true."
@@ -86,8 +86,8 @@ def result_row(
         "train": train,
         "steps": trainer.global_step,
         "seed": config.seed,
-        "test": test.values | {"loss": test.loss},
-        "val": None if val is None else val.values | {"loss": val.loss},
+        "test": test.values | {"loss": test.loss} if test else {},
+        "val": val.values | {"loss": val.loss} if val else None,
         "parameters": {**components, "frozen": sum(totals.values()) - trained, "total": sum(totals.values())},
         "time": {"wall_seconds": timing.elapsed()} | timing.summary(),
         "memory": memory(trainer),

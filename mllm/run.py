@@ -6,6 +6,7 @@ Counted in steps. Folder, checkpoints, signals, seeds and timing are those of ev
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import sys
@@ -21,19 +22,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mllm.job import Job
 from mllm.record import describe, print_components, print_summary, result_row
 from mllm.schema import Blip2Config, MLLMConfig
-from vpeft import run_folder
+from vpeft import methods, run_folder
 from vpeft.backbones.weights import check_file
 from vpeft.record import plain_settings
 from vpeft.run import LOG_EVERY, check_precision, new_run, quieten, sharding
 from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError, mistakes
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
-from vpeft.tasks.stepping import StepCheckpoint, StepLines
+from vpeft.tasks.stepping import NEVER, StepCheckpoint, StepEvaluations, StepLines
 from vpeft.tasks.timing import Timing, Waiting
+from vpeft.yaml_file import plain
 
 ADVICE = "Try a lower optim.lr, a longer optim.warmup, --optim.clip 1.0, or --train.precision 32-true."
 BUILDERS = {"mllm": "mllm.build", "blip2": "mllm.blip2.build"}
-NEVER = 2**62  # steps
 
 
 def train(config: MLLMConfig | Blip2Config) -> Mapping[str, Any]:
@@ -52,21 +53,34 @@ def train(config: MLLMConfig | Blip2Config) -> Mapping[str, Any]:
         FloatingPointError: The loss or a trained weight is no longer a number.
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
-    check(config)
+    config = complete(config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
         print(f"{run.path} is finished already; its row is returned as it is.")
         return run.result
     timing = Timing(Waiting())
     job = assemble(config)
+    if config.train.devices == config.train.nodes == 1:
+        job.data.setup()  # a sample that does not fit is found before there is a folder
     return _run(config, run or new_run(config), job, timing)
+
+
+def complete(config: MLLMConfig | Blip2Config) -> MLLMConfig | Blip2Config:
+    """The configuration after `check`, with every option of its entries."""
+    check(config)
+    entries = {"method": methods.resolve(config.method)} | _builder(config).resolve(config)
+    return dataclasses.replace(config, **plain(entries))
 
 
 def assemble(config: MLLMConfig | Blip2Config) -> Job:
     """What a configuration trains, and on what; nothing has been written yet."""
     quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    return importlib.import_module(BUILDERS[config.kind]).assemble(config)
+    return _builder(config).assemble(config)
+
+
+def _builder(config: MLLMConfig | Blip2Config) -> Any:
+    return importlib.import_module(BUILDERS[config.kind])
 
 
 def check(config: MLLMConfig | Blip2Config) -> None:
@@ -78,36 +92,41 @@ def check(config: MLLMConfig | Blip2Config) -> None:
     """
     for _, sentence in mistakes(config):
         raise ConfigError(sentence)
+    try:
+        methods.check(config.method)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for _, sentence in _builder(config).mistakes(config):
+        raise ConfigError(sentence)
     check_precision(config.train.precision, config.train.accelerator)
     if config.train.strategy == "fsdp" and config.train.precision == "16-mixed":
         raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
+    if config.train.strategy == "fsdp" and config.train.devices == -1:
+        raise ConfigError("train.strategy fsdp divides a model by a known number; give train.devices as one, not -1.")
     if config.vision.pretrained not in ("auto", "none"):
         check_file(Path(config.vision.pretrained).expanduser())
 
 
 def steps_of(config: MLLMConfig | Blip2Config, data: Any) -> int:
-    """Optimiser steps of a run.
+    """Optimiser steps of a run; the data's Trainer knows how many processes share the samples.
 
     Raises:
         ValueError: There is nothing to train on.
     """
     if config.train.steps is not None:
         return config.train.steps
-    batches = len(data.train_dataloader())
+    batches = len(data.train_dataloader())  # of this process
     if not batches:
         raise ValueError(f"{config.data.task} has no batch to train on; lower data.batch_size.")
     return config.train.epochs * math.ceil(batches / config.train.accumulate)
 
 
-def build_trainer(
-    config: MLLMConfig | Blip2Config, run: RunFolder, steps: int, timing: Timing, measure: str
-) -> L.Trainer:
+def build_trainer(config: MLLMConfig | Blip2Config, run: RunFolder, timing: Timing, measure: str) -> L.Trainer:
     """Lightning's Trainer of a configuration, with everything that writes into the run's folder.
 
     Args:
         config: What to run.
         run: Its folder.
-        steps: Optimiser steps in all.
         timing: Measures the run.
         measure: What an evaluation on the validation samples logs and a line says.
     """
@@ -120,6 +139,7 @@ def build_trainer(
         timing,
         Finite(model="model", advice=ADVICE),
         RichProgressBar(leave=False) if on_screen else StepLines({measure: (f"val/{measure}", ".4f")}),
+        StepEvaluations(every),
         StepCheckpoint(run.checkpoint, hint, every),
     ]
     logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
@@ -132,10 +152,9 @@ def build_trainer(
         strategy=sharding(settings.devices * settings.nodes) if settings.strategy == "fsdp" else settings.strategy,
         precision=settings.precision,
         max_epochs=-1,
-        max_steps=steps,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=config.optim.clip,
-        val_check_interval=every * settings.accumulate,  # Lightning counts batches here
+        val_check_interval=NEVER,  # StepEvaluations says when
         check_val_every_n_epoch=None,
         limit_val_batches=None if settings.val_every else 0,
         callbacks=callbacks,
@@ -154,7 +173,9 @@ def build_trainer(
 
 def _run(config: MLLMConfig | Blip2Config, run: RunFolder, job: Job, timing: Timing) -> Mapping[str, Any]:
     task, data = job.task, job.data
-    trainer = build_trainer(config, run, steps_of(config, data), timing, task.measure)
+    trainer = build_trainer(config, run, timing, task.measure)
+    data.trainer = trainer
+    trainer.fit_loop.epoch_loop.max_steps = steps_of(config, data)
     components = {name: sum(p.numel() for _, p in named) for name, named in task.model.components().items()}
     totals = task.model.totals()  # before FSDP leaves a share of each here
     checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
@@ -162,8 +183,13 @@ def _run(config: MLLMConfig | Blip2Config, run: RunFolder, job: Job, timing: Tim
         print_components(components, totals)
         print(f"{run.path}: {describe(config, data, trainer)}{', resumed' if checkpoint else ''}", flush=True)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    val = task.evaluation
-    trainer.test(task, datamodule=data, verbose=False)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    due = any(isinstance(one, StepEvaluations) and one.due(trainer) for one in callbacks)
+    if due and data.provenance["counts"]["val"]:
+        trainer.validate(task, datamodule=data, verbose=False)  # it was stopped in its last evaluation
+    val, task.evaluation = task.evaluation, None
+    if data.provenance["counts"]["test"]:
+        trainer.test(task, datamodule=data, verbose=False)
     row = result_row(config, run, job, timing, trainer, val, components, totals)
     if trainer.is_global_zero:
         _save(config, run, job, row, trainer)

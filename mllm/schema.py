@@ -115,6 +115,28 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """How the answers of the test samples are generated and scored.
+
+    Args:
+        score: `none` measures the loss alone; `exact` match of the answers after normalisation; `vqa` is VQAv2's soft
+            accuracy over several human answers; `yes_no` is POPE's accuracy, F1 and share of yes; `cider` is of
+            captions. One of `mllm.scoring.SCORERS`.
+        samples: Test samples whose answers are generated, chosen by hashes; None is all.
+        max_new_tokens: Longest answer.
+        beams: 1 is greedy.
+        controls: Ask each question also about another sample's image and about a blank one, where a model that looks
+            is right by chance only.
+    """
+
+    score: Literal["none", "exact", "vqa", "yes_no", "cider"] = "none"
+    samples: int | None = None
+    max_new_tokens: int = 16
+    beams: int = 1
+    controls: bool = False
+
+
+@dataclass
 class MLLMConfig:
     """One run of a vision tower, a connector and a causal language model.
 
@@ -131,6 +153,7 @@ class MLLMConfig:
         data: Images and text.
         optim: Optimiser and schedule.
         train: How the run goes.
+        evaluation: How the test is scored.
         seed: Of initialisation, order and dropout.
         output: Folder that receives one folder a run, and results.jsonl.
         name: The run's folder; None is made from task, connector, language model and seed.
@@ -148,6 +171,7 @@ class MLLMConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
     output: Path = Path("runs")
     name: str | None = None
@@ -166,6 +190,15 @@ class MLLMConfig:
                 "freeze_connector",
                 "freeze_connector keeps the connector of an earlier stage as it is, and none is given; give start",
             )
+        counts = {"max_new_tokens": self.evaluation.max_new_tokens, "beams": self.evaluation.beams}
+        for name, value in {**counts, "samples": self.evaluation.samples}.items():
+            if value is not None and value < 1:
+                yield f"evaluation.{name}", f"evaluation.{name} must be at least 1, not {value}"
+        if self.evaluation.controls and self.evaluation.score == "none":
+            yield (
+                "evaluation.controls",
+                "evaluation.controls scores answers, and evaluation.score is none; give a score",
+            )
 
 
 @dataclass
@@ -173,16 +206,19 @@ class Blip2LossConfig:
     """BLIP-2's three losses; they are added as they are.
 
     Args:
+        terms: Which losses; all three are published. itc is one of them.
         embed: Width of the space that images and texts are compared in.
-        temperature: Where the learned temperature of the contrastive loss begins.
-        smoothing: Label smoothing of the contrastive loss.
-        terms: Which losses; all three are published.
+        temperature: Where the learned temperature of itc begins.
+        smoothing: Label smoothing of itc and itg.
+        gather_grad: The gradient of itc reaches the images and texts that are compared with too, not only those that
+            are compared; LAVIS's does not.
     """
 
+    terms: list[str] = field(default_factory=lambda: ["itc", "itm", "itg"])
     embed: int = 256
     temperature: float = 0.07
     smoothing: float = 0.1
-    terms: list[str] = field(default_factory=lambda: ["itc", "itm", "itg"])
+    gather_grad: bool = False
 
 
 @dataclass
@@ -196,8 +232,10 @@ class Blip2Config:
         connector: Options of the Q-Former; its name is qformer.
         tokenizer: `hf:<hub id or folder>`, or an embedded language model whose tokenizer is taken.
         loss: The three losses.
+        candidates: For how many captions of each image, and images of each caption, itm decides the order in
+            evaluation; 128 in BLIP-2.
         cache_features: Run the frozen vision tower once for every image and keep its features in memory.
-        data: Images and captions.
+        data: Images and captions; `max_length` is that of a caption, 32 in BLIP-2.
         optim: Optimiser and schedule.
         train: How the run goes.
         seed: Of initialisation, order, negatives and dropout.
@@ -211,8 +249,9 @@ class Blip2Config:
     connector: dict[str, Any] = field(default_factory=lambda: {"name": "qformer"})
     tokenizer: str = "hf:google-bert/bert-base-uncased"
     loss: Blip2LossConfig = field(default_factory=Blip2LossConfig)
+    candidates: int = 128
     cache_features: bool = False
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(task="easyvqa_captions", max_length=32))
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
@@ -227,16 +266,29 @@ class Blip2Config:
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""
         yield from _shared(self)
+        terms, names = self.loss.terms, ("itc", "itm", "itg")
         if self.connector.get("name") != "qformer":
             yield "connector", f"connector must be a qformer in kind blip2, not '{self.connector.get('name')}'"
-        if wrong := [term for term in self.loss.terms if term not in ("itc", "itm", "itg")] or not self.loss.terms:
-            said = f"'{wrong[0]}'" if isinstance(wrong, list) else "none"
-            yield "loss.terms", f"loss.terms are itc, itm and itg, one of them at least; {said} is given"
+        if unknown := [term for term in terms if term not in names]:
+            yield "loss.terms", f"loss.terms has '{unknown[0]}'; there are {', '.join(names)}"
+        elif "itc" not in terms:
+            yield (
+                "loss.terms",
+                "loss.terms must have itc: itm draws its negatives by it, and itg alone trains not all of the Q-Former",
+            )
         if not self.loss.temperature > 0:
             yield "loss.temperature", f"loss.temperature must be above 0, not {self.loss.temperature}"
+        if not 0 <= self.loss.smoothing < 1:
+            yield "loss.smoothing", f"loss.smoothing must be from 0 to below 1, not {self.loss.smoothing}"
+        for key, value in {"loss.embed": self.loss.embed, "candidates": self.candidates}.items():
+            if value < 1:
+                yield key, f"{key} must be at least 1, not {value}"
+        if self.data.batch_size < 2:
+            yield "data.batch_size", "data.batch_size must be at least 2: a pair is told from the others of its batch"
 
 
 def _shared(config: MLLMConfig | Blip2Config) -> Iterator[tuple[str, str]]:
+    yield from config.data.conflicts()
     optim, train = config.optim, config.train
     rates = {f"optim.{name}": getattr(optim, name) for name in ("connector_lr", "vision_lr", "language_lr", "gate_lr")}
     for key, rate in rates.items() if isinstance(config, MLLMConfig) else ():
@@ -249,8 +301,9 @@ def _shared(config: MLLMConfig | Blip2Config) -> Iterator[tuple[str, str]]:
     for key, value in {"train.steps": train.steps, "train.val_every": train.val_every}.items():
         if value is not None and value < 1:
             yield key, f"{key} must be at least 1, not {value}"
-    if config.cache_features and train.devices != 1:
+    if config.cache_features and (train.devices != 1 or train.nodes != 1):
         yield (
             "cache_features",
-            "cache_features keeps images in the memory of one process; give train.devices 1, or leave it out",
+            "cache_features keeps images in the memory of one process; give train.devices 1 and train.nodes 1, or "
+            + "leave it out",
         )

@@ -29,6 +29,14 @@ _OWNERS = {"vision": "vision", "connector": "connector", "language": "language",
 Batch = Mapping[str, Tensor]
 
 
+def predicting(batch: Batch) -> Tensor:
+    """Which of the first L-1 positions a trained word follows, [B, L-1] bool."""
+    trained = batch["labels"][:, 1:] != IGNORED
+    if "segments" in batch:  # the first word of a sample does not follow from the one before it in the row
+        trained = trained & (batch["segments"][:, 1:] == batch["segments"][:, :-1])
+    return trained
+
+
 class VLM(nn.Module):
     """Answers about images: what the connector makes of the tower's tokens stands among the words of a sequence.
 
@@ -77,10 +85,7 @@ class VLM(nn.Module):
 
         Logits are computed at these positions only, where the model's head allows it.
         """
-        labels = batch["labels"][:, 1:]
-        trained = labels != IGNORED
-        if "segments" in batch:  # the first word of a sample does not follow from the one before it in the row
-            trained = trained & (batch["segments"][:, 1:] == batch["segments"][:, :-1])
+        labels, trained = batch["labels"][:, 1:], predicting(batch)
         embeds = self.merge(batch)
         if self.plain_head:
             hidden = self._run(self.language.get_decoder(), embeds, batch).last_hidden_state

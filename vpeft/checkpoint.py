@@ -134,9 +134,10 @@ def _several(manifest: dict[str, Any], backbone: Any) -> Tuned:
 _BUILDERS = {"classification": _classifier, "segmentation": _segmenter, "multitask": _several}
 
 
-def packed(tuned: Tuned) -> dict[str, Tensor]:
-    """The delta as a file holds it."""
-    delta = {name: tensor.detach().cpu() for name, tensor in tuned.delta().items()}
+def packed(tuned: Tuned, delta: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The delta as a file holds it; `tuned.delta()` where it is not given."""
+    given = tuned.delta() if delta is None else delta
+    delta = {name: tensor.detach().cpu() for name, tensor in given.items()}
     for prefix, method in _packing(tuned):
         delta |= _prefixed(prefix, method.pack(_taken(delta, prefix)))
     return delta

@@ -58,7 +58,7 @@ class Writing:
 
 
 class Batches(Dataset[dict[str, Tensor]]):
-    """The batch at (epoch, positions), as `mllm.collate` makes it; unpacked, with `index` [B], the positions.
+    """The batch at (epoch, positions), as `mllm.collate` makes it, with `index`, the positions of all its samples.
 
     A sample whose image has failed keeps its place and its black image, and loses its labels: nothing is learned from
     it, and no other sample's place depends on which files can be read.
@@ -100,8 +100,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         rows = [[self._without_labels(one) for one in row] for row in rows]
         side = "left" if self.prompts else "right"
         batch = collate(rows, images, self.writing.tokens_per_image, side, packed=self.rows is not None)
-        if self.rows is None:
-            batch["index"] = torch.tensor(positions, dtype=torch.int64)
+        batch["index"] = torch.tensor([i for row in chosen for i in row], dtype=torch.int64)
         if self.writing.instruction_tokenizer is not None:
             batch |= instructions(rows, self.writing.instruction_tokenizer)
         return batch

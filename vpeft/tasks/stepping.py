@@ -11,9 +11,12 @@ import lightning.pytorch as L
 
 from vpeft.tasks.resuming import LastCheckpoint
 
+NEVER = 2**62  # steps
+
 
 class StepCheckpoint(LastCheckpoint):
-    """Writes last.ckpt before every evaluation, every `every` steps, after the last one, and before leaving.
+    """Writes last.ckpt before every evaluation, every `every` steps, after the last one and its evaluation, and before
+    leaving.
 
     An epoch may be one step or many thousand, so its end is no measure of what is lost.
 
@@ -46,9 +49,54 @@ class StepCheckpoint(LastCheckpoint):
         """Nothing: under max_steps Lightning goes on wrongly from a checkpoint of an epoch's end, and rightly from one
         of its last batch."""
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            self._save(trainer)  # with what was measured: from here on nothing measures it again
+
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         if self._stopping(trainer) and self._saved == trainer.global_step:
             self._leave(trainer, f"in the evaluation after step {trainer.global_step}")
+
+
+class StepEvaluations(L.Callback):
+    """Evaluates on the validation samples every `every` optimiser steps.
+
+    Lightning counts batches instead, of which an epoch's last ones may be fewer than are accumulated, and it leaves out
+    an evaluation that was due when a run was stopped. The Trainer's `val_check_interval` is out of reach, so that it
+    evaluates when it is told to.
+
+    Args:
+        every: Steps.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every, self.done = every, 0
+
+    def due(self, trainer: L.Trainer) -> bool:
+        """Whether the present step is to be evaluated and has not been."""
+        return trainer.global_step % self.every == 0 and trainer.global_step != self.done
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.due(trainer):  # resumed
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.val_check_batch = 1 if self.due(trainer) else NEVER
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.done = trainer.global_step
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.done = state_dict["done"]
 
 
 class StepLines(L.Callback):

@@ -98,6 +98,7 @@ def test_packed_rows_hold_every_sample_once(root: Path) -> None:
         tokens = sum(int((b["segments"] > 0).sum()) for b in batches)
         assert (starts, tokens) == (COUNT, int(module.lengths("train").sum()))
         assert sum(len(b["images"]) for b in batches) == sum(len(s.images) for s in module.samples("train"))
+        assert sorted(i for b in batches for i in b["index"].tolist()) == list(range(COUNT))
     assert len(first) == len(second)
     assert module.provenance["filled"] > 0.6
     assert module.provenance["rows"] == sum(len(b["input_ids"]) for b in first)
