@@ -100,6 +100,7 @@ class MLLMJob:
             config.cache_features,
             spoken.tokenizer if isinstance(self.model.connector, Instructed) else None,
         )
+        _check_context(config, spoken)
         score = config.evaluation.score
         if score != "none" and not self.data.provenance["counts"]["test"]:
             raise ValueError(
@@ -119,7 +120,7 @@ class MLLMJob:
         if not isinstance(self.model, FSDPModule):
             return None
         file = RunFolder(adapter.parent, "").checkpoint
-        state = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
+        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)["state_dict"]
         return {name.removeprefix("model."): tensor for name, tensor in state.items()}
 
     def said(self) -> dict[str, Any]:
@@ -133,7 +134,18 @@ class MLLMJob:
             "start": str(config.start) if config.start else None,
             "cache_features": config.cache_features,
             "evaluation": vars(config.evaluation),
+            "images_lost": self.data.skipped,
         }
+
+
+def _check_context(config: MLLMConfig, spoken: language.Language) -> None:
+    front = 0 if spoken.prefix is None else int(spoken.prefix.tokens)  # type: ignore[arg-type]
+    if config.data.max_length + front > spoken.context:
+        behind = f" with the {front} tokens of its prefix" if front else ""
+        raise ValueError(
+            f"data.max_length is {config.data.max_length}, and {config.language.name} was made for {spoken.context} "
+            f"positions{behind}; give data.max_length {spoken.context - front} or less."
+        )
 
 
 def assemble(config: MLLMConfig) -> MLLMJob:

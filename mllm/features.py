@@ -32,10 +32,12 @@ class Features:
         """Run the tower once over all pictures; nothing if that has been done.
 
         Raises:
-            ValueError: The features do not fit into memory.
+            ValueError: There are no pictures, or their features do not fit into memory.
         """
         if self._kept is not None:
             return
+        if not len(pictures):
+            raise ValueError("cache_features keeps the features of images, and these samples have none; leave it out.")
         device = next(self._vision.parameters()).device
         mean, std = self._mean.to(device), self._std.to(device)
         for start in range(0, len(pictures), _BATCH):

@@ -195,7 +195,7 @@ def _config(folder: Path) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
-        config: Any = AutoConfig.from_pretrained(folder)
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -209,17 +209,33 @@ def _config(folder: Path) -> Any:
     return config
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder; code in it is never run.
+
+    Raises:
+        ValueError: there is none that transformers can read without such code.
+    """
     from transformers import AutoTokenizer
 
+    file = folder / "tokenizer_config.json"
+    if file.is_file() and "auto_map" in json.loads(file.read_text(encoding="utf-8")):
+        raise ValueError(
+            f"The tokenizer in {folder} comes with code of its own (auto_map in tokenizer_config.json), which is not "
+            "run. Take a model whose tokenizer transformers knows."
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # Said and not left out: transformers would ask on the terminal.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # what is missing decides which of transformers' readers fails, and how
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{folder} holds no tokenizer that transformers can read ({reason}). Put its files beside the weights: "
-            "tokenizer.json and tokenizer_config.json."
+            f"{folder} holds no tokenizer that transformers can read ({reason}). It needs tokenizer.json and "
+            "tokenizer_config.json, or vocab.txt."
         ) from error
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer = read_tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer in {folder} has no end-of-sequence token, so that an answer would never end. Set eos_token "

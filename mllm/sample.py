@@ -103,9 +103,8 @@ def check(sample: Sample, answered: bool = True) -> None:
         ValueError: Names file, id and the first fault.
     """
     for _, sentence in faults(sample, answered):
-        raise ValueError(
-            f"{sample.where} {sentence}. Correct it; data_prep/llava.py finds and repairs all such samples."
-        )
+        how = "Correct it; data_prep/llava.py finds and repairs all such samples." if sample.file else "Correct it."
+        raise ValueError(f"{sample.where} {sentence}. {how}")
 
 
 def _count(number: int, word: str) -> str:

@@ -117,3 +117,29 @@ def test_a_near_name_is_offered_else_all_of_them():
     assert did_you_mean("tsk", ["task"], "data.") == "did you mean 'data.task'?"
     assert did_you_mean("x", ["deep", "prompts"]) == "there is deep, prompts"
     assert did_you_mean("x", []) == "there is none"
+
+
+class _Broken(torch.utils.data.Dataset):
+    def __init__(self, raising, error):
+        self.raising, self.error = raising, error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.raising(self.error)
+
+
+@pytest.mark.parametrize(("inside", "code"), [(True, 2), (False, None)])
+def test_what_a_loaders_worker_says_is_a_sentence_too(own, monkeypatch, capsys, inside, code):
+    """torch hands on the worker's traceback as the message."""
+    monkeypatch.setattr(cli, "_PACKAGES", (cli._PACKAGES if inside else ()))
+    loader = torch.utils.data.DataLoader(
+        _Broken(own.raising, ValueError("img.png is missing; restore it.")), num_workers=1
+    )
+    if inside:
+        assert end(lambda argv: list(loader), monkeypatch) == code
+        assert capsys.readouterr().err == "error: img.png is missing; restore it.\n"
+    else:
+        with pytest.raises(ValueError, match="Original Traceback"):
+            end(lambda argv: list(loader), monkeypatch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -64,11 +65,23 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:
-        if not _worded(error):
+        said = str(error) if _worded(error) else _from_worker(error)
+        if said is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         code = WRONG_INPUT if isinstance(error, ValueError | TypeError | FileNotFoundError) else FAILED
     sys.exit(code)
+
+
+def _from_worker(error: Exception) -> str | None:
+    """What a loader's worker says that met a worded error: torch hands on its whole traceback as the message."""
+    text = str(error)
+    if not (isinstance(error, _WORDED) and text.startswith("Caught ") and "in DataLoader worker process" in text):
+        return None
+    frames = re.findall(r'^  File "(.+)", line \d+, in ', text, re.MULTILINE)
+    own = frames and any(Path(frames[-1]).is_relative_to(package) for package in _PACKAGES)
+    sentence = re.search(rf"^(?:[\w.]+\.)?{type(error).__name__}: ((?:.|\n)+)", text, re.MULTILINE)
+    return sentence[1].strip() if own and sentence else None
 
 
 def _worded(error: Exception) -> bool:

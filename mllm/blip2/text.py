@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mllm.embedded import EMBEDDED, embedded_folder
+from mllm.language import read_tokenizer
 from vpeft.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -83,17 +84,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ValueError: there is no such tokenizer, or it cannot be read.
         RuntimeError: it could not be fetched.
     """
-    from transformers import AutoTokenizer
-
-    folder = _folder(name)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # what is missing decides which of transformers' readers fails, and how
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"tokenizer: {folder} holds none that transformers can read ({reason}). It needs tokenizer.json and "
-            "tokenizer_config.json, or vocab.txt."
-        ) from error
+    return read_tokenizer(_folder(name))
 
 
 def _folder(name: str) -> Path:

@@ -209,3 +209,10 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
     with pytest.raises(RuntimeError, match=r"gguf and accelerate, of which one is missing.*vpeft\[mllm\]"):
         embedded._convert(tmp_path, tmp_path / "new", embedded.EMBEDDED["smollm2_135m_instruct"])
+
+
+def test_code_of_a_tokenizer_is_not_run_and_not_asked_about(folder):
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
+    assert "code of its own (auto_map in tokenizer_config.json), which is not run" in refused(folder)

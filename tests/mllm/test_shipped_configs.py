@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs" / "mllm").glob("*.yaml"))
 CLIP_L_336, CLIP_L = VisionShape(1024, (24, 24)), VisionShape(1024, (16, 16), 1)
 LLAMA_7B = TextShape(4096, 32, 32, 32, 128, 11008, 32000)
-# Rate, that of the connector, decay; samples of a step (on one device), tokens; parameters of the connector beside LLaMA-7B.
+# Rate, that of the connector, decay; samples of a step on one device, tokens; parameters of the connector.
 RECIPES = {
     "cogvlm": (1e-4, None, 0.05, 256, 2048, None),
-    "flamingo": (1e-4, None, 0.1, 32, 256, 1_178_834_960 + 4096),
+    "blip2_stage2": (1e-4, None, 0.05, 1920, 64, None),
+    "flamingo": (1e-4, None, 0.1, 32, 33, 1_178_834_960 + 4096),
     "llama_adapter": (1e-4, None, 0.05, 256, 512, None),
     "llava_finetune": (2e-5, None, 0.0, 128, 2048, 20_979_712),
     "llava_finetune_lora": (2e-4, 2e-5, 0.0, 128, 2048, 20_979_712),

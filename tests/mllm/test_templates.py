@@ -161,7 +161,7 @@ def test_a_wrong_template_is_refused(tmp_path: Path, change: dict[str, str], rea
 
 def test_a_file_with_several_templates_or_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "all.yaml").write_text(FILE.read_text())
-    with pytest.raises(ValueError, match="has one template, and this one has 7"):
+    with pytest.raises(ValueError, match="has one template, and this one has 8"):
         find(str(tmp_path / "all.yaml"))
     (tmp_path / "list.yaml").write_text("mine: [1]")
     with pytest.raises(ValueError, match="the template 'mine' is not a mapping"):
