@@ -105,6 +105,11 @@ def write(language, tmp_path):
             "missing.safetensors",
         ),
         (["--name", "a/b"], "command line: name must be the name of one folder"),
+        (["--data.max_length", "129"], "was made for 128 positions; give data.max_length 128 or less"),
+        (
+            ["--data.max_length", "128", "--language_method.name", "prefix", "--language_method.tokens", "4"],
+            "made for 128 positions with the 4 tokens of its prefix; give data.max_length 124 or less",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(write, tmp_path, words, sentence):
