@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 
 
 def united(parts: Sequence[Seen]) -> Seen:
-    """Parts of a data set as one in which every image, caption and pair is once; `pairs` then counts in the two."""
+    """Parts of a data set as one in which every image, caption and pair is once, in the order of their numbers."""
     longest = max(part.ids.shape[1] for part in parts)
     padded = [
         part._replace(
@@ -55,8 +55,6 @@ def united(parts: Sequence[Seen]) -> Seen:
     all_ = Seen(*(torch.cat(field) for field in zip(*padded, strict=True)))
     image, image_at = _first(all_.image)
     caption, caption_at = _first(all_.caption)
-    of_image, of_caption = (numbers.contiguous() for numbers in all_.pairs.T)
-    pairs = torch.stack([torch.searchsorted(image, of_image), torch.searchsorted(caption, of_caption)], dim=1)
     return Seen(
         image,
         all_.features[image_at],
@@ -65,7 +63,7 @@ def united(parts: Sequence[Seen]) -> Seen:
         all_.ids[caption_at],
         all_.mask[caption_at],
         all_.texts[caption_at],
-        pairs.unique(dim=0),
+        all_.pairs.unique(dim=0),
     )
 
 
@@ -96,7 +94,7 @@ def measure(stage: FirstStage, seen: Seen, candidates: int, batch: int) -> Measu
     """
     asked = _Asked(stage, seen, batch)
     related = torch.zeros(len(seen.image), len(seen.caption), dtype=torch.bool)
-    related[seen.pairs[:, 0], seen.pairs[:, 1]] = True
+    related[asked.image, asked.text] = True
     scores = asked.similarities()
     logits = scores / float(stage.temperature)
     itc = (contrastive(logits, related, 0.0) + contrastive(logits.T, related.T, 0.0)) / 2
@@ -118,10 +116,12 @@ def measure(stage: FirstStage, seen: Seen, candidates: int, batch: int) -> Measu
 
 
 class _Asked:
-    """A stage that is asked about images and captions, a batch at a time."""
+    """A stage that is asked about images and captions, a batch at a time; `image` and `text` [P] are the pairs."""
 
     def __init__(self, stage: FirstStage, seen: Seen, batch: int) -> None:
         self.stage, self.seen, self.batch = stage, seen, batch
+        self.image = torch.searchsorted(seen.image, seen.pairs[:, 0].contiguous())
+        self.text = torch.searchsorted(seen.caption, seen.pairs[:, 1].contiguous())
         self.device = stage.temperature.device
 
     def similarities(self) -> Tensor:
@@ -141,10 +141,10 @@ class _Asked:
     def matching(self, scores: Tensor, related: Tensor) -> dict[str, float]:
         """Loss and accuracy of pairs and of the likeliest wrong ones."""
         wrong = scores.masked_fill(related, -torch.inf)
-        image, text = self.seen.pairs.T
+        image, text = self.image, self.text
         with_image = torch.stack([wrong.argmax(dim=0)[text], text], 1)[~related.all(dim=0)[text]]
         with_caption = torch.stack([image, wrong.argmax(dim=1)[image]], 1)[~related.all(dim=1)[image]]
-        asked = torch.cat([self.seen.pairs, with_image, with_caption])
+        asked = torch.cat([torch.stack([image, text], 1), with_image, with_caption])
         logits, yes = self.answers(*asked.T), torch.arange(len(asked)) < len(image)
         right = (logits.argmax(dim=1) == yes.long()).float()
         kinds = [right[kind].mean() for kind in (yes, ~yes) if kind.any()]
@@ -168,7 +168,7 @@ class _Asked:
 
     def writing(self, instead: Tensor) -> float:
         """Loss of every token of every pair, where image i is seen as image instead[i]."""
-        image, text = self.seen.pairs.T
+        image, text = self.image, self.text
         total = torch.zeros(2, device=self.device)
         for mine in self._mine(len(image)):
             _, past = self.stage.qformer(self._features(instead[image[mine]]))

@@ -55,9 +55,8 @@ def write(folder: Path, count: int = 32) -> Path:
             colour, shade = list(COLOURS)[i % 4], list(SHADES)[i // 4 % 2]
             value = SHADES[shade] * np.array(COLOURS[colour]) + rng.normal(0, 8, (32, 32, 3))
             Image.fromarray(value.clip(0, 255).astype(np.uint8)).save(folder / f"{part}{i}.png")
-            caption = f"a {shade} {colour} thing"
-            second = [f"a thing of {shade} {colour}"] if part == "test" else []
-            records.append({"image": f"{part}{i}.png", "caption": [caption, *second] if second else caption})
+            texts = [f"a {shade} {colour} thing", f"a thing of {shade} {colour}"]
+            records.append({"image": f"{part}{i}.png", "caption": texts if part == "test" else texts[i // 8 % 2]})
         (folder / f"{part}.json").write_text(json.dumps(records))
     bert().save_pretrained(folder / "bert")
     return folder

@@ -22,15 +22,17 @@ def seen(images, texts, pairs):
     """Of given places in the common space; what the stage itself reads is random."""
     count, generator = len(texts), torch.Generator().manual_seed(1)
     ids = torch.randint(1, 30, (count, 6), generator=generator)
+    image, caption = 10 * torch.arange(len(images)) + 3, 7 * torch.arange(count)  # parts of the numbers of a data set
+    at = torch.tensor(pairs)
     return Seen(
-        torch.arange(len(images)),
+        image,
         torch.randn(len(images), 9, 20, generator=generator),
         F.normalize(images, dim=-1)[:, None].expand(-1, 2, -1),
-        torch.arange(count),
+        caption,
         ids,
         torch.ones_like(ids),
         F.normalize(texts, dim=-1),
-        torch.tensor(pairs),
+        torch.stack([image[at[:, 0]], caption[at[:, 1]]], dim=1),
     )
 
 
@@ -128,8 +130,8 @@ def test_parts_are_united_without_repetition():
     one = Seen(*(field[[0, 2]] for field in whole))
     two = Seen(*(field[[1, 2]] for field in whole))
     two = two._replace(ids=F.pad(two.ids, (0, 2)), mask=F.pad(two.mask, (0, 2)))
-    both = united([one, two])
-    assert both.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
+    both = united([united([one]), united([two])])
+    assert both.pairs.tolist() == [[3, 0], [13, 7], [23, 14]]
     for name in ("image", "features", "images", "caption", "texts"):
         assert torch.equal(getattr(both, name), getattr(whole, name)), name
     assert torch.equal(both.ids[:, :6], whole.ids)
