@@ -42,12 +42,19 @@ def test_a_conversation_is_written_as_published(name: str, text: str) -> None:
     assert written(name) == text
 
 
-@pytest.mark.parametrize(("name", "text"), [("plain", "<s>#[red][\n]"), ("blip2_caption", "#<s>a photo of[ red][\n]")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("plain", "<s>#[red][\n]"),
+        ("blip2_pretrain", "#<s>[red][\n]"),
+        ("blip2_caption", "#<s>a photo of[ red][\n]"),
+    ],
+)
 def test_a_caption_template_throws_the_question_away(name: str, text: str) -> None:
     assert written(name, ASKED[:2]) == text
 
 
-@pytest.mark.parametrize("name", ["plain", "blip2_caption"])
+@pytest.mark.parametrize("name", ["plain", "blip2_pretrain", "blip2_caption"])
 def test_a_template_for_one_caption_refuses_more(name: str) -> None:
     with pytest.raises(ValueError, match=f"template {name} writes 1 question and answer, and there are 2 questions"):
         written(name)
@@ -161,7 +168,7 @@ def test_a_wrong_template_is_refused(tmp_path: Path, change: dict[str, str], rea
 
 def test_a_file_with_several_templates_or_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "all.yaml").write_text(FILE.read_text())
-    with pytest.raises(ValueError, match="has one template, and this one has 8"):
+    with pytest.raises(ValueError, match="has one template, and this one has 9"):
         find(str(tmp_path / "all.yaml"))
     (tmp_path / "list.yaml").write_text("mine: [1]")
     with pytest.raises(ValueError, match="the template 'mine' is not a mapping"):
