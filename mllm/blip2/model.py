@@ -110,17 +110,17 @@ class FirstStage(nn.Module):
         seen = self.norm(pairs.features)
         queries, past = self.qformer(seen)
         image, text = self.compared_images(queries), self.compared_texts(pairs.text_ids, pairs.text_mask)
-        to_texts = similarity(image, gathered(text, self.gather_grad)) / self.temperature
-        to_images = similarity(gathered(image, self.gather_grad), text).T / self.temperature
+        to_texts = similarity(image, gathered(text, self.gather_grad)).float() / self.temperature
+        to_images = similarity(gathered(image, self.gather_grad), text).T.float() / self.temperature
         same = _same(pairs.image) | _same(pairs.caption)
         both = [contrastive(scores, same, self.smoothing) for scores in (to_texts, to_images)]
         losses = {"itc": torch.stack(both).mean()}
         if self.itm_head is not None:
             drawn = (negatives(scores.detach(), same, generator) for scores in (to_images, to_texts))
-            losses["itm"] = matching(self.matched(*self.triplets(seen, pairs, *drawn)), same)
+            losses["itm"] = matching(self.matched(*self.triplets(seen, pairs, *drawn)).float(), same)
         if self.word_head is not None:
             logits, labels = self.written(past, pairs.text_ids, pairs.text_mask)
-            losses["itg"] = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+            losses["itg"] = F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
         return losses
 
     def compared_images(self, queries: Tensor) -> Tensor:

@@ -127,6 +127,17 @@ def test_padding_of_captions_changes_nothing():
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-5)
 
 
+def test_losses_are_float32_under_autocast():
+    stage = small().eval()
+    exact = stage(batch(), torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = stage(batch(), torch.Generator().manual_seed(0))
+    torch.stack(list(losses.values())).sum().backward()
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, exact[name], atol=0.05, rtol=0)
+
+
 def test_a_batch_of_one_is_refused():
     with pytest.raises(ValueError, match="A batch of 1 pairs leaves no negative"):
         small()(batch(1))
