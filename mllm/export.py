@@ -28,7 +28,7 @@ from mllm.connectors.qformer import QFormerConnector
 from mllm.export_vision import blip2_tower, llava_tower
 from mllm.merge import merged
 from mllm.sample import MARKER, Held, Sample, Turn
-from mllm.templates import opening
+from mllm.templates import CHAT, opening
 from mllm.vlm import VLM
 from vpeft.tasks.learning import normalise
 
@@ -80,6 +80,8 @@ def export(
     except ValueError as error:
         raise ValueError(f"{path} cannot be exported: {error}") from error
     tokenizer = copy.deepcopy(model.about.tokenizer)
+    if assistant.manifest["preparation"]["template"] != CHAT:
+        tokenizer.chat_template = None  # training wrote conversations otherwise
     container = _with_image_token(container, tokenizer)
     ends = sorted({*model.about.ends, *assistant.ends})
     container.generation_config.eos_token_id = ends
@@ -90,6 +92,8 @@ def export(
         built = Path(temporary, "new")
         container.save_pretrained(built)
         processor(assistant, container, tokenizer).save_pretrained(built)
+        for file in built.glob("*.safetensors"):  # which safetensors leaves to its owner alone
+            file.chmod((built / "config.json").stat().st_mode)
         os.replace(built, output)
     how = (
         f"load it with {type(container).__name__}.from_pretrained('{output}') and AutoProcessor.from_pretrained(...); "

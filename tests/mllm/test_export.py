@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mllm import adapt, connectors
+from mllm.adapter import save_adapter
 from mllm.assistant import Assistant
 from mllm.caption import Caption, caption
 from mllm.connectors import CONNECTORS
@@ -21,11 +22,11 @@ from mllm.generate import Decoding
 from mllm.importing import imported
 from mllm.vision import tower, vision_shape
 from mllm.vlm import VLM
-from tests.mllm.adapters import saved
+from tests.mllm.adapters import built, saved
 from tests.mllm.batches import batch, pictures
-from tests.mllm.languages import language
+from tests.mllm.languages import language, tokenizer
 from tests.mllm.models import CONNECTORS as SMALL
-from tests.mllm.models import NAMES
+from tests.mllm.models import NAMES, stored
 from tests.zoo import MODELS, TIMM
 from vpeft.backbones import wrap
 from vpeft.tasks.learning import normalise
@@ -185,6 +186,19 @@ def test_an_export_can_be_begun_with(tmp_path):
     model = Assistant(adapter, device="cpu").model
     for name, tensor in imported(tmp_path / "out", model.connector)[0].items():
         assert torch.equal(tensor, model.connector.state_dict()[name])
+
+
+def test_a_chat_template_that_training_did_not_use_is_left_out(tmp_path):
+    name, words = stored(tmp_path / "language"), tokenizer()
+    words.chat_template = "{{ messages }}"
+    words.save_pretrained(tmp_path / "language")
+    model, manifest = built(name)
+    save_adapter(tmp_path / "adapter.safetensors", model, manifest)
+    assert model.about.tokenizer.chat_template
+    export(tmp_path / "adapter.safetensors", tmp_path / "out")
+    assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.chat_template is None
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1, "who may read the config may read the weights"
 
 
 def test_bfloat16_weights_are_exported_in_float32(tmp_path):
