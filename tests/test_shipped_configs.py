@@ -132,4 +132,3 @@ def test_the_embedded_vit_adapter_trains_the_linear_head_that_it_is_compared_wit
     for part in ("backbone", "image_size", "data", "inference", "head", "auxiliary", "seed"):
         assert getattr(adapter, part) == getattr(linear, part)
     assert adapter.train.epochs == linear.train.epochs
-    assert (adapter.optim.head_lr, adapter.optim.schedule) == (linear.optim.lr, linear.optim.schedule)
