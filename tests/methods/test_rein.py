@@ -40,7 +40,8 @@ def golden_body() -> Backbone:
 
 
 def tensors(g: dict[str, Tensor], part: str, which: str) -> dict[str, Tensor]:
-    return {ours: g[f"{part}/{which}.{theirs}"] for ours, theirs in (NAMES | TOKENS[which]).items()}
+    names = NAMES | TOKENS[which]
+    return {ours: torch.atleast_1d(g[f"{part}/{which}.{theirs}"]) for ours, theirs in names.items()}
 
 
 def block(prefix: int) -> Block:

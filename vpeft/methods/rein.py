@@ -76,7 +76,7 @@ class Rein(nn.Module):
         # T, or A and B.
         self.factors = nn.ParameterList(torch.empty(count, *shape).uniform_(-bound, bound) for shape in shapes)
         self.token_to_feature, self.delta = nn.Linear(dim, dim), nn.Linear(dim, dim)  # U and D
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale = nn.Parameter(torch.tensor([scale]))  # FSDP shares out no scalar
         self.query_dim = query_dim
         if query_dim is not None:
             self.transform = nn.Linear(dim, query_dim)  # V

@@ -85,5 +85,5 @@ def test_a_tokenizer_that_there_is_not_is_refused(name, message):
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds none that transformers can read"):
+    with pytest.raises(ValueError, match="holds no tokenizer that transformers can read"):
         load_tokenizer(f"hf:{tmp_path}")
