@@ -13,7 +13,7 @@ space, V words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,7 @@ from mllm.sequence import IGNORED
 from vpeft.tasks.learning import channels, normalise
 from vpeft.tuned import Tuned
 
-Term = Literal["itc", "itm", "itg"]
-TERMS: tuple[Term, ...] = get_args(Term)
+TERMS = ("itc", "itm", "itg")
 
 
 class Pairs(NamedTuple):

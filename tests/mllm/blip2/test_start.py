@@ -60,7 +60,7 @@ def test_a_first_stage_that_is_loaded_has_the_same_losses(tmp_path, method):
         for m in (model.eval(), again)
         if torch.manual_seed(0)  # of the negatives
     )
-    assert {name: float(value) for name, value in one.items()} == {name: float(value) for name, value in two.items()}
+    assert {name: value.item() for name, value in one.items()} == {name: value.item() for name, value in two.items()}
     assert all(value.isfinite() for value in one.values())
 
 
