@@ -25,7 +25,7 @@ class VisionConfig:
         normalization: `auto` is the backbone's own; the others are the three historical choices.
         layer: Block whose output is read: -1 the last, -2 the one before it (LLaVA). Blocks behind it are not run.
         prefix: Hand class token and registers on too (BLIP-2); LLaVA drops them.
-        norm: Apply the tower's last norm, as BLIP-2 does with its last layer; LLaVA does not.
+        norm: Apply the tower's last norm; LLaVA and BLIP-2 do not.
     """
 
     backbone: str = "vit_small_patch14_saliency"

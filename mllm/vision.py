@@ -21,8 +21,8 @@ class Tokens(nn.Module):
     """A neck: normalised images [I 3 H W] -> the tokens [I N D] that leave one block; without parameters.
 
     The defaults are LLaVA's (Liu et al., CVPR 2024, arXiv:2310.03744): the last block but one, patches only, no norm.
-    BLIP-2 (Li et al., ICML 2023, arXiv:2301.12597) reads class token and patches of its last block: layer -1,
-    `prefix` and `norm`.
+    BLIP-2 (Li et al., ICML 2023, arXiv:2301.12597) reads class token and patches before its last block, without a
+    norm of the tower: layer -2 and `prefix`.
 
     The backbone ends at that block: blocks behind it do not run, and methods that are built afterwards leave them
     alone. Prompts that a method puts between class token and patches are not handed on.
