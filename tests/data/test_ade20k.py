@@ -6,6 +6,7 @@ import runpy
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,27 @@ def test_the_archive_becomes_a_folder_that_is_read(tmp_path: Path) -> None:
     mask = next(iter(data.test_dataloader()))["mask"][0].numpy()
     assert np.array_equal(mask, np.where(on_disk == 0, 255, on_disk - 1))
     assert data.provenance["counts"] == {"train": 4, "val": 0, "test": 2}
+
+
+@pytest.mark.skipif(find_spec("mmseg") is None, reason="needs mmsegmentation: the extra dense")
+def test_files_classes_colours_and_masks_are_those_of_mmsegmentations_own_data_set(tmp_path: Path) -> None:
+    from vpeft.dense.mmseg import need, register
+
+    register()
+    folder = prepare(tmp_path / "root", str(write(tmp_path / "a.zip", members())), lambda *step: None, COUNTS)
+    theirs = need("mmseg.datasets").ADE20KDataset(
+        data_root=str(folder),
+        data_prefix={"img_path": "images/validation", "seg_map_path": "annotations/validation"},
+        pipeline=[need("mmcv.transforms").LoadImageFromFile(), need("mmseg.datasets.transforms").LoadAnnotations()],
+    )
+    data = SegmentationData(SegmentationDataConfig(task="ade20k", root=tmp_path / "root"), (16, 16), 0)
+    table, split = data.classes, data.splits["test"]
+    assert list(table.names) == [name.strip() for name in theirs.metainfo["classes"]]
+    assert [list(colour) for colour in table.colours] == [list(colour) for colour in theirs.metainfo["palette"]]
+    assert len(theirs) == len(split.images)
+    for one, file, batch in zip(theirs, split.images, data.test_dataloader(), strict=True):
+        assert Path(one["img_path"]) == Path(file)
+        assert np.array_equal(one["gt_seg_map"], batch["mask"][0].numpy())
 
 
 def test_what_a_killed_run_left_is_gone_on_with(tmp_path: Path) -> None:

@@ -178,4 +178,6 @@ def test_a_folder_of_ones_own_does_not_carry_the_name_of_a_published_set(root: P
 @pytest.mark.skipif(find_spec("mmseg") is None, reason="needs mmsegmentation: the extra dense")
 def test_the_transforms_of_mmsegmentation_make_the_same_batches(root: Path) -> None:
     options = {"crop": 32, "short_side": 64, "ratio_min": 1.0}
-    assert equal(epochs(data(root, **options)), epochs(data(root, transforms="mmseg", **options)))
+    native, theirs = data(root, transforms="native", **options), data(root, **options)
+    assert (native.provenance["transforms"], theirs.provenance["transforms"]) == ("native", "mmseg")
+    assert equal(epochs(native), epochs(theirs))

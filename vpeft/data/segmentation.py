@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,13 +60,13 @@ class SegmentationData(L.LightningDataModule):
         self.reduce_zero_label = listing.reduce_zero_label if reduce is None else reduce
         self.splits: dict[str, MaskedSplit] = {"train": listing.train, "val": listing.val, "test": listing.test}
         self.changes = _changes(config, image_size, self.classes.ignore, pixel)
-        self._change: Change = _change(config)
+        self._change, self.transforms = _change(config.transforms)
         self.provenance: dict[str, Any] = listing.provenance | {
             "counts": {part: len(split) for part, split in self.splits.items()},
             "classes": len(self.classes.names),
             "crop": list(self.changes.crop),
             "scale": list(self.changes.scale),
-            "transforms": config.transforms,
+            "transforms": self.transforms,
         }
         self._pairs: dict[Part, Annotated] = {}
         self._start = (0, 0)
@@ -83,7 +84,7 @@ class SegmentationData(L.LightningDataModule):
             "cat_max_ratio": config.cat_max_ratio,
             "flip": config.flip,
             "distort": config.distort,
-            "transforms": config.transforms,
+            "transforms": self.transforms,
         }
 
     def setup(self, stage: str | None = None) -> None:
@@ -208,10 +209,11 @@ def _changes(
     )
 
 
-def _change(config: SegmentationDataConfig) -> Change:
-    if config.transforms == "native":
-        return augment.change
+def _change(which: str) -> tuple[Change, str]:
+    """What changes an image, and whose it is."""
+    if which == "native" or (which == "auto" and find_spec("mmseg") is None):
+        return augment.change, "native"
     from vpeft.data import mmseg_transforms
 
     mmseg_transforms.load()
-    return mmseg_transforms.change
+    return mmseg_transforms.change, "mmseg"

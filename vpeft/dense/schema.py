@@ -26,7 +26,8 @@ class SegmentationDataConfig:
         reduce_zero_label: Id 0 on disk is ignored and k is class k - 1; None is what the data set says (ADE20K: true).
         absent: A class that the ground truth lacks but that was predicted: IoU `zero` (mmsegmentation), or `ignore` it
             in the mean (detectron2, used for open vocabularies).
-        transforms: `native` needs nothing; `mmseg` runs mmsegmentation's own, with the same draws (extra `dense`).
+        transforms: `mmseg` runs mmsegmentation's own (extra `dense`), `native` does the same with the same draws and
+            needs nothing; `auto` is the former where the extra is installed. A row says which it was.
         batch_size: Images a step and a device.
         eval_batch_size: Images a step in evaluation, where all of a split have one size; else it is one.
         workers: Loader processes.
@@ -47,7 +48,7 @@ class SegmentationDataConfig:
     distort: bool = True
     reduce_zero_label: bool | None = None
     absent: Literal["zero", "ignore"] = "zero"
-    transforms: Literal["native", "mmseg"] = "native"
+    transforms: Literal["auto", "native", "mmseg"] = "auto"
     batch_size: int = 16
     eval_batch_size: int = 1
     workers: int = 0
