@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+TOKENIZER = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]  # files of one; settings are among them
 
 
 @dataclass
@@ -152,14 +152,19 @@ def _find(name: str) -> tuple[Path, str, str]:
     folder = Path(rest).expanduser()
     if folder.is_dir():
         return folder, "file", f"hf/{folder.name}"
-    return _downloaded(rest), "hub", f"hf/{rest}"
+    return downloaded(rest, [*TOKENIZER, "*.safetensors"]), "hub", f"hf/{rest}"
 
 
-def _downloaded(hub_id: str) -> Path:
+def downloaded(hub_id: str, files: Sequence[str]) -> Path:
+    """The folder of what a model hub holds under this name, of files that fit these patterns.
+
+    Raises:
+        RuntimeError: it could not be fetched.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except Exception as error:  # the hub's client lets errors of several HTTP libraries through
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise RuntimeError(

@@ -12,8 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mllm.blip2.schema import Blip2Config
 from mllm.job import Job, Measures
-from mllm.schema import Blip2Config, MLLMConfig
+from mllm.schema import MLLMConfig
 from vpeft.record import device, memory
 from vpeft.results.row import git_commit, now, versions
 from vpeft.run_folder import RunFolder

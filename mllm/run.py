@@ -19,9 +19,10 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from mllm.blip2.schema import Blip2Config
 from mllm.job import Job
 from mllm.record import describe, print_components, print_summary, result_row
-from mllm.schema import Blip2Config, MLLMConfig
+from mllm.schema import MLLMConfig
 from vpeft import methods, run_folder
 from vpeft.backbones.weights import check_file
 from vpeft.record import plain_settings

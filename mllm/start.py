@@ -14,6 +14,7 @@ from mllm.blip2.adapter import FORMAT
 from mllm.blip2.adapter import KEY as FIRST_STAGE
 from mllm.blip2.start import connector_state
 from mllm.importing import imported
+from mllm.vision import Tokens
 from mllm.vlm import VLM
 from vpeft import adapter_file
 from vpeft.checkpoint import unpacked
@@ -45,7 +46,7 @@ def start_from(path: Path, model: VLM, method: Any = None, language_method: Any 
         said = _from_adapter(path, model, method, language_method)
     elif package == FIRST_STAGE:
         manifest = adapter_file.read_manifest(path, FIRST_STAGE, FORMAT)
-        _check_tower(path, manifest["backbone"]["weights"], model)
+        _check_tower(path, manifest["backbone"], model)
         model.connector.load_state_dict(connector_state(path, model.connector))
         said = "the Q-Former of a first stage"
     elif package is not None:
@@ -68,7 +69,7 @@ def _package(path: Path) -> str | None:
 
 def _from_adapter(path: Path, model: VLM, method: Any, language_method: Any) -> str:
     manifest, tensors = read_adapter(path)
-    _check_tower(path, manifest["backbone"]["weights"], model)
+    _check_tower(path, manifest["backbone"], model)
     connector, vision = _under(tensors, "connector."), _under(tensors, "vision.")
     if wrong := difference(model.connector.state_dict(), connector):
         raise ValueError(
@@ -91,13 +92,22 @@ def _from_adapter(path: Path, model: VLM, method: Any, language_method: Any) -> 
     return said + (f"; left {' and '.join(left)}, which does not fit this run" if left else "")
 
 
-def _check_tower(path: Path, was: Mapping[str, str], model: VLM) -> None:
-    here = model.vision.backbone.weights
+def _check_tower(path: Path, tower: Mapping[str, Any], model: VLM) -> None:
+    was, here = tower["weights"], model.vision.backbone.weights
     if here.sha256 != was["sha256"]:
         raise ValueError(
             f"start: the connector of {path} reads another vision tower: {was['source']} {was['origin']} with sha256 "
             f"{was['sha256'][:12]}, and this run's is {here.source} {here.origin} with {here.sha256[:12]}. Give the "
             "same vision.backbone and vision.pretrained."
+        )
+    neck = model.vision.neck
+    assert isinstance(neck, Tokens), "a tower ends in its tokens"
+    read = {"layer": tower["layer"] % neck.depth, "prefix": tower["prefix"], "norm": tower["norm"]}
+    mine = {"layer": neck.layer, "prefix": bool(neck.prefix), "norm": neck.norm}
+    if other := [name for name in read if read[name] != mine[name]]:
+        raise ValueError(
+            f"start: the connector of {path} reads other tokens of the vision tower: vision.{other[0]} was "
+            f"{tower[other[0]]}. Give this run the same vision.layer, vision.prefix and vision.norm."
         )
 
 

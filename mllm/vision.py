@@ -45,6 +45,7 @@ class Tokens(nn.Module):
                 f"layer is {layer}, and {backbone.name} has {depth} blocks: from 0 to {depth - 1}, or -{depth} to -1 "
                 "from the end."
             )
+        self.layer, self.depth = layer % depth, depth
         last = backbone.blocks[layer]
         if prefix and not last.prefix:
             raise ValueError(

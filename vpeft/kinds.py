@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mllm.schema import Blip2Config, MLLMConfig
+from mllm.blip2.schema import Blip2Config
+from mllm.schema import MLLMConfig
 from vpeft.dense.multitask_schema import MultiTaskConfig
 from vpeft.dense.openvocab_schema import OpenVocabConfig
 from vpeft.dense.segmentation_schema import SegmentationConfig

@@ -46,7 +46,7 @@ def build_stage(connector: Mapping[str, Any], loss: Mapping[str, Any], vision: V
 
     Args:
         connector: Entry of the Q-Former with every option written out.
-        loss: Settings of `mllm.schema.Blip2LossConfig`.
+        loss: Settings of `mllm.blip2.schema.Blip2LossConfig`.
         vision: What it reads.
 
     Raises:

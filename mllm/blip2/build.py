@@ -13,12 +13,12 @@ from mllm import connectors
 from mllm.blip2.adapter import build_stage, save
 from mllm.blip2.data import PairData
 from mllm.blip2.model import Blip2
+from mllm.blip2.schema import Blip2Config
 from mllm.blip2.task import Pretraining
 from mllm.blip2.text import Words, load_tokenizer
 from mllm.build import build_tower, tower_of, vision_mistakes
 from mllm.features import Features
 from mllm.language import tokenizer_hash
-from mllm.schema import Blip2Config
 from mllm.vision import vision_shape
 from vpeft.data.images import Interpolation
 

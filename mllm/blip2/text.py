@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from mllm.embedded import EMBEDDED, embedded_folder
-from mllm.language import read_tokenizer
+from mllm.language import TOKENIZER, downloaded, read_tokenizer
 from vpeft.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DECODE = "[DEC]"
-_FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model"]  # and no weights, which are beside them
 
 
 class Words:
@@ -99,14 +98,4 @@ def _folder(name: str) -> Path:
     folder = Path(rest).expanduser()
     if folder.is_dir():
         return folder
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(rest, allow_patterns=_FILES))
-    except Exception as error:  # the hub's client lets errors of several HTTP libraries through
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise RuntimeError(
-            f"hf:{rest} is no folder here, and no model hub delivered it ({type(error).__name__}: {reason}). Give a "
-            "folder that holds a tokenizer (hf:FOLDER), or take an embedded model's, which needs no hub "
-            "(smollm2_135m_instruct)."
-        ) from error
+    return downloaded(rest, TOKENIZER)

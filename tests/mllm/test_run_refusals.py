@@ -6,7 +6,7 @@ import pytest
 
 from mllm import run
 from mllm.blip2.build import mistakes as of_blip2
-from mllm.schema import Blip2Config
+from mllm.blip2.schema import Blip2Config
 from tests.mllm.runs import tiny_config, write_language
 from vpeft import run as runs
 from vpeft.config import ConfigError, parse, to_yaml

@@ -108,6 +108,16 @@ def test_another_tower_or_connector_is_refused(tmp_path, name):
         start_from(path, fresh(name, {"name": "linear"}))
 
 
+def test_other_tokens_of_the_same_tower_are_refused(tmp_path, name):
+    model, manifest = built(name)
+    elsewhere = manifest["backbone"] | {"layer": manifest["backbone"]["layer"] - 1}
+    save_adapter(tmp_path / "a.safetensors", model, manifest | {"backbone": elsewhere})
+    with pytest.raises(
+        ValueError, match=r"reads other tokens of the vision tower: vision\.layer was -3\. Give this run"
+    ):
+        start_from(tmp_path / "a.safetensors", fresh(name))
+
+
 def stage(path, seed=1) -> Any:
     """The adapter of a first stage."""
     backbone = create("test_vit", "none", 64, seed)

@@ -11,8 +11,9 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mllm.blip2.schema import Blip2Config, Blip2LossConfig
 from mllm.data_schema import DataConfig, FilesConfig
-from mllm.schema import Blip2Config, Blip2LossConfig, OptimConfig, TrainConfig, VisionConfig
+from mllm.schema import OptimConfig, TrainConfig, VisionConfig
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200), "grey": (120, 120, 120)}
 SHADES = {"dark": 0.4, "bright": 1.2}

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from mllm import run
 from mllm.blip2.adapter import load
+from mllm.blip2.schema import Blip2Config
 from mllm.blip2.task import Pretraining
-from mllm.schema import Blip2Config
 from tests.mllm.blip2.runs import config, write
 from vpeft.config import parse, to_yaml
 from vpeft.results import read_rows
