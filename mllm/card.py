@@ -4,7 +4,7 @@ version     of the card's format
 prompt      template, system text, and the first prompt as the model saw it, `<image>` for an image
 decoding    greedy or beam search, longest answer, ids that end one
 scoring     rule, its version, and what it says
-samples     task and part, how many of how many, how they were chosen
+samples     task and part, how many of how many, how they were chosen, how many were lost with their images meanwhile
 controls    what the controls showed instead of the images, where there are any
 weights     sha256 of the vision tower, of the language model, and of what was trained
 """
@@ -25,7 +25,7 @@ from mllm.scoring import SCORERS
 from mllm.vlm import VLM
 from vpeft.backbones.weights import content_hash
 
-VERSION = 1
+VERSION = 2
 ALL, BY_HASH = "all", "first by sha256 of '{task}-{part}/' and the sample's id"
 CONTROLS = {
     "shuffled": "each question with the images of another sample, the next in the order of hashes that shows others",
@@ -33,7 +33,9 @@ CONTROLS = {
 }
 
 
-def card(model: VLM, data: MultimodalData, part: str, settings: EvaluationConfig, chosen: Shelf) -> dict[str, Any]:
+def card(
+    model: VLM, data: MultimodalData, part: str, settings: EvaluationConfig, scored: Shelf, lost: int = 0
+) -> dict[str, Any]:
     """The card of an evaluation, as plain JSON.
 
     Args:
@@ -41,16 +43,17 @@ def card(model: VLM, data: MultimodalData, part: str, settings: EvaluationConfig
         data: Its samples.
         part: Of them.
         settings: Decoding and scoring.
-        chosen: The samples that were asked.
+        scored: The samples whose answers were scored.
+        lost: How many more were chosen, whose images were lost before they could be shown.
     """
     scorer, total = SCORERS[settings.score], len(data.samples(part))
-    how = ALL if len(chosen) == total else BY_HASH.format(task=data.config.task, part=part)
+    how = ALL if len(scored) + lost == total else BY_HASH.format(task=data.config.task, part=part)
     return {
         "version": VERSION,
         "prompt": {
             "template": data.config.template,
             "system": data.config.system,
-            "example": rendered(chosen[0], data.writing),
+            "example": rendered(scored[0], data.writing),
             "tokens_per_image": data.writing.tokens_per_image,
         },
         "decoding": {
@@ -60,7 +63,14 @@ def card(model: VLM, data: MultimodalData, part: str, settings: EvaluationConfig
             "ends": sorted({*model.about.ends, data.writing.template.stop(data.writing.tokenizer)}),
         },
         "scoring": {"rule": settings.score, "version": scorer.version, "says": scorer.says, "best": scorer.best},
-        "samples": {"task": data.config.task, "part": part, "count": len(chosen), "of": total, "chosen": how},
+        "samples": {
+            "task": data.config.task,
+            "part": part,
+            "count": len(scored),
+            "of": total,
+            "chosen": how,
+            "lost": lost,
+        },
         "controls": CONTROLS if settings.controls else None,
         "weights": {
             "vision": model.vision.backbone.weights.sha256,

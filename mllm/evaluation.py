@@ -59,6 +59,7 @@ class Answers:
         scored: By the rule of the settings.
         controls: The same questions about other images, by the name of the control; its ids and what they are worth.
         kinds: Whether the ids end in the kind of the question.
+        lost: Samples that were left out because an image of theirs was lost after the evaluation had begun.
         card: How all that came about (`mllm.card`).
     """
 
@@ -66,6 +67,7 @@ class Answers:
     scored: Scored
     controls: dict[str, tuple[list[str], Scored]]
     kinds: bool
+    lost: int
     card: dict[str, Any]
 
     @property
@@ -74,9 +76,9 @@ class Answers:
         return self.scored.score
 
     def values(self) -> dict[str, Any]:
-        """Plain numbers: `score`, `samples`, what the rule gives besides, `shuffled` and `blank` where there are
-        controls, each of the three by kind (`score/shape`); and `card`."""
-        found: dict[str, Any] = {"samples": len(self.rows)} | self.scored.values
+        """Plain numbers: `score`, `samples`, `lost`, what the rule gives besides, `shuffled` and `blank` where there
+        are controls, each of the three by kind (`score/shape`); and `card`."""
+        found: dict[str, Any] = {"samples": len(self.rows), "lost": self.lost} | self.scored.values
         ids = [row.id for row in self.rows]
         for name, (of, scored) in {"score": (ids, self.scored), **self.controls}.items():
             found[name] = scored.score
@@ -105,7 +107,7 @@ def answer_all(
     """Generate and score the answers of a part.
 
     Under DDP every process answers its share and has the whole afterwards. Of a sharded model (FSDP) every process
-    answers everything: a step of it is a step of all.
+    answers everything: a step of it is a step of all. A sample whose image any process lost is scored nowhere.
 
     Args:
         model: Answers.
@@ -116,26 +118,27 @@ def answer_all(
         trainer: Whose processes and precision; None is this process alone.
 
     Raises:
-        ValueError: The part has no samples, right answers are of another kind than the rule compares with, or there is
-            nothing to shuffle.
+        ValueError: The part has no samples or all have lost their images, right answers are of another kind than the
+            rule compares with, or there is nothing to shuffle.
     """
     chosen = choose(data, part, settings.samples)
     reader = _Reader(model, data, settings, features, trainer)
-    said = reader(chosen)
+    there, said = reader(chosen)
+    lost = len(chosen) - len(there)
     rows = [
         Answer(sample.id, _question(sample), references(sample), answer)
-        for sample, answer in zip(chosen, said, strict=True)
+        for sample, answer in zip(there, said, strict=True)
     ]
     measure = SCORERS[settings.score]
     scored = measure(said, [row.references for row in rows])
     controls = {}
     if settings.controls:
-        shown = Shelf(sample for sample in chosen if sample.images)
-        ids, right = [sample.id for sample in shown], [references(sample) for sample in shown]
-        controls["shuffled"] = ids, measure(reader(shuffled(shown, data.config.task)), right)
-        controls["blank"] = ids, measure(reader(shown, blank=True), right)
+        shown = Shelf(sample for sample in there if sample.images)
+        for name, asked, blank in (("shuffled", shuffled(shown, data.config.task), False), ("blank", shown, True)):
+            left, heard = reader(asked, blank)
+            controls[name] = [one.id for one in left], measure(heard, [references(one) for one in left])
     kinds = data.config.task in WITH_KINDS
-    return Answers(rows, scored, controls, kinds, card(model, data, part, settings, chosen))
+    return Answers(rows, scored, controls, kinds, lost, card(model, data, part, settings, there, lost))
 
 
 def choose(data: MultimodalData, part: str, count: int | None) -> Shelf:
@@ -197,7 +200,7 @@ def shuffled(samples: Shelf, key: str) -> Shelf:
 
 
 class _Reader:
-    """Generates the answers to samples, in their order."""
+    """Generates the answers to samples, in their order, and leaves those out whose images are lost."""
 
     def __init__(
         self,
@@ -211,24 +214,32 @@ class _Reader:
         self.decoding = Decoding(max_new_tokens=settings.max_new_tokens, beams=settings.beams)
         self.ends = [data.writing.template.stop(data.writing.tokenizer)]
         self.rank, self.world = 0, 1
+        self.processes = 1 if trainer is None else trainer.world_size
         if trainer is not None and not isinstance(model, FSDPModule):
             self.rank, self.world = trainer.global_rank, trainer.world_size
         self.first = trainer is None or trainer.is_global_zero
         self.precision = contextlib.nullcontext if trainer is None else trainer.precision_plugin.forward_context
 
-    def __call__(self, samples: Shelf, blank: bool = False) -> list[str]:
+    def __call__(self, samples: Shelf, blank: bool = False) -> tuple[Shelf, list[str]]:
         loader = serve(self.data, samples, True, self.rank, self.world)
         said: dict[int, str] = {}
+        lost: set[int] = set()
         quiet = not (self.first and sys.stdout.isatty())
         for batch in track(loader, description="answers", transient=True, disable=quiet):
             with torch.no_grad(), self.precision():
                 texts = answers(self.model, self._ready(batch, blank), self.decoding, self.ends)
             said |= dict(zip(batch["index"].tolist(), texts, strict=True))
-        if self.world > 1:
-            parts: list[Any] = [None] * self.world
-            torch.distributed.all_gather_object(parts, said)
-            said = {index: text for part in parts for index, text in part.items()}
-        return [said[index] for index in range(len(samples))]
+            if not blank:
+                lost |= set(batch["index"][batch["lost"]].tolist())
+        if self.processes > 1:
+            said, lost = _united(said, lost, self.processes)
+        left = [index for index in range(len(samples)) if index not in lost]
+        if lost and not left:
+            raise ValueError(
+                f"All images of the {len(samples)} samples that are evaluated were lost during the run, so there is "
+                "nothing to score; restore them."
+            )
+        return (samples.take(left) if lost else samples), [said[index] for index in left]
 
     def _ready(self, batch: dict[str, Tensor], blank: bool) -> dict[str, Tensor]:
         device = self.model.mean.device
@@ -245,6 +256,14 @@ class _Reader:
         return self.model.see(
             torch.tensor(look.fill, dtype=torch.uint8, device=device).view(1, 3, 1, 1).expand(1, 3, *look.size)
         )
+
+
+def _united(said: dict[int, str], lost: set[int], processes: int) -> tuple[dict[int, str], set[int]]:
+    """The answers of all processes, and what any of them lost."""
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, (said, lost))
+    texts = {index: text for part, _ in parts for index, text in part.items()}
+    return texts, {index for _, some in parts for index in some}
 
 
 def _by_kind(ids: Sequence[str], each: Sequence[float]) -> dict[str, float]:

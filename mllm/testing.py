@@ -134,6 +134,7 @@ def result_row(
             "preprocessing": data.preparation,
             "data": asdict(data.config) | data.provenance,
             "evaluation": vars(settings),
+            "images_lost": data.skipped,
             "test": dict(measured),
             "device": str(assistant.device),
             "versions": versions(),
@@ -154,8 +155,9 @@ def show(row: Mapping[str, Any], console: Console | None = None) -> None:
     console.print(table)
     if card := test.get("card"):
         samples, decoding = card["samples"], card["decoding"]
+        lost = f" ({samples['lost']:,} more were lost with their images)" if samples["lost"] else ""
         console.print(
-            f"{samples['task']} {samples['part']}: {samples['count']:,} of {samples['of']:,} samples, template "
+            f"{samples['task']} {samples['part']}: {samples['count']:,} of {samples['of']:,} samples{lost}, template "
             f"{card['prompt']['template']}, {decoding['method']}, at most {decoding['max_new_tokens']} tokens; score: "
             f"{card['scoring']['says']}",
             markup=False,

@@ -61,7 +61,8 @@ class Batches(Dataset[dict[str, Tensor]]):
     """The batch at (epoch, positions), as `mllm.collate` makes it, with `index`, the positions of all its samples.
 
     A sample whose image has failed keeps its place and its black image, and loses its labels: nothing is learned from
-    it, and no other sample's place depends on which files can be read.
+    it, and no other sample's place depends on which files can be read. Prompts, which have no labels, come with `lost`
+    [B], bool.
 
     Args:
         samples: The split.
@@ -97,18 +98,22 @@ class Batches(Dataset[dict[str, Tensor]]):
         failed_before = self.pictures.failed[index].clone()
         images = index if self.by_index else self.pictures.take(index)
         self._warn(index[self.pictures.failed[index] & ~failed_before])
+        lost = torch.tensor([any(self._lost(one) for one in row) for row in rows])
         rows = [[self._without_labels(one) for one in row] for row in rows]
         side = "left" if self.prompts else "right"
         batch = collate(rows, images, self.writing.tokens_per_image, side, packed=self.rows is not None)
         batch["index"] = torch.tensor([i for row in chosen for i in row], dtype=torch.int64)
+        if self.prompts:
+            batch["lost"] = lost
         if self.writing.instruction_tokenizer is not None:
             batch |= instructions(rows, self.writing.instruction_tokenizer)
         return batch
 
     def _without_labels(self, one: Encoded) -> Encoded:
-        if any(self.pictures.failed[self.pictures.position(image)] for image in one.images):
-            return replace(one, labels=torch.full_like(one.labels, IGNORED))
-        return one
+        return replace(one, labels=torch.full_like(one.labels, IGNORED)) if self._lost(one) else one
+
+    def _lost(self, one: Encoded) -> bool:
+        return any(bool(self.pictures.failed[self.pictures.position(image)]) for image in one.images)
 
     def _warn(self, lost: Tensor) -> None:
         for i in lost.tolist():

@@ -3,72 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from mllm import evaluation
 from mllm.card import VERSION
-from mllm.data.module import MultimodalData
 from mllm.data.shelf import Shelf
-from mllm.data_schema import DataConfig, FilesConfig
 from mllm.evaluation import Answer, answer_all, choose, shuffled
 from mllm.features import Features
 from mllm.generate import Decoding, answers
 from mllm.sample import Held, Sample, Turn
 from mllm.schema import EvaluationConfig, MLLMConfig
+from tests.mllm.evaluations import asked, data, see, settings, ten, write
 from tests.mllm.models import CONNECTORS, NAMES, vlm
-
-SHADES = [20 * i for i in range(10)]
-
-
-def write(root: Path, records: Sequence[dict[str, Any]]) -> None:
-    (root / "talks.json").write_text(json.dumps(records))
-    for i, shade in enumerate(SHADES):
-        Image.new("RGB", (8, 8), (shade, shade, shade)).save(root / f"{i}.png")
-
-
-def asked(i: int, answer: str, images: int = 1, **more: Any) -> dict[str, Any]:
-    shown = {"image": [f"{(i + k) % len(SHADES)}.png" for k in range(images)]} if images else {}
-    turns = [{"from": "human", "value": "<image>" * images + " a b ?"}, {"from": "gpt", "value": answer}]
-    return {"id": f"number {i}", **shown, "conversations": turns, **more}
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    write(tmp_path, [asked(i, "bcdefghijk"[i]) for i in range(10)])
-    return tmp_path
-
-
-def data(root: Path, model: Any, by_index: bool = False, batch: int = 4) -> MultimodalData:
-    files = FilesConfig(train=["talks.json"], test=["talks.json"])
-    config = DataConfig(task="talks", root=root, files=files, template="bare", max_length=100, eval_batch_size=batch)
-    words, mean = model.about.tokenizer, tuple(model.vision.backbone.normalization[0])
-    reader = words if getattr(model.connector, "reads_text", False) else None
-    return MultimodalData(config, words, model.connector.tokens, (64, 64), "bilinear", mean, 0, by_index, reader)
-
-
-def settings(**change: Any) -> EvaluationConfig:
-    return EvaluationConfig(**{"score": "exact", "max_new_tokens": 3, **change})
+def root(tmp_path):
+    return ten(tmp_path)
 
 
 @pytest.fixture
 def seeing(monkeypatch):
-    """In the place of the model: the letter of the shade that an image has."""
-
-    def see(model: Any, batch: Any, decoding: Decoding, ends: Any) -> list[str]:
-        if "features" in batch:
-            return ["none"] * len(batch["input_ids"])
-        first = [int((batch["image_row"] < row).sum()) for row in range(len(batch["input_ids"]))]
-        shades = [*batch["images"].float().flatten(1).mean(1), -1]
-        letters = {20 * i: "bcdefghijk"[i] for i in range(10)}
-        return [letters.get(round(float(shades[at])), "none") for at in first]
-
     monkeypatch.setattr(evaluation, "answers", see)
 
 
@@ -175,6 +134,7 @@ def test_values_are_numbers_by_kind_and_a_card(root, seeing):
     card = values.pop("card")
     assert values == {
         "samples": 10,
+        "lost": 0,
         "score": 0.5,
         "score/x": 0,
         "score/y": 1,
@@ -185,7 +145,8 @@ def test_values_are_numbers_by_kind_and_a_card(root, seeing):
     assert card["prompt"] == {"template": "bare", "system": None, "example": "<image>a b ?", "tokens_per_image": 16}
     assert card["decoding"] == {"method": "beam search", "beams": 2, "max_new_tokens": 3, "ends": [2]}
     assert card["scoring"]["rule"] == "exact"
-    assert card["samples"] == {"task": "easyvqa", "part": "test", "count": 10, "of": 10, "chosen": "all"}
+    counts = {"count": 10, "of": 10, "chosen": "all", "lost": 0}
+    assert card["samples"] == {"task": "easyvqa", "part": "test"} | counts
     assert card["weights"]["language"] == model.about.weights.sha256
     before = card["weights"]["trained"]
     next(model.connector.parameters()).data += 1
@@ -196,7 +157,7 @@ def test_values_are_numbers_by_kind_and_a_card(root, seeing):
 
 def test_two_processes_answer_their_shares_and_know_all(root, seeing, monkeypatch):
     model = vlm()
-    parts: dict[int, dict[int, str]] = {}
+    parts: list[tuple[dict[int, str], set[int]]] = []
 
     def rank(number: int) -> Any:
         return SimpleNamespace(
@@ -206,16 +167,25 @@ def test_two_processes_answer_their_shares_and_know_all(root, seeing, monkeypatc
             precision_plugin=SimpleNamespace(forward_context=torch.no_grad),
         )
 
-    def gather(into: list[Any], said: dict[int, str]) -> None:
-        parts[len(parts)] = said
-        into[:] = [dict.fromkeys(range(10), "?")] if len(parts) == 1 else [parts[0], parts[1]]
+    def gather(into: list[Any], part: tuple[dict[int, str], set[int]]) -> None:
+        parts.append(part)
+        into[:] = [(dict.fromkeys(range(10), "?"), set())] if len(parts) == 1 else parts
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     first = answer_all(model, data(root, model), "test", settings(), trainer=rank(1))
     assert first.score == 0, "of the other process nothing was known here"
     found = answer_all(model, data(root, model), "test", settings(), trainer=rank(0))
     assert [row.answer for row in found.rows] == list("bcdefghijk")
-    assert all(len(part) == 5 for part in parts.values())
+    assert all(len(said) == 5 for said, _ in parts)
+    monkeypatch.setattr(
+        torch.distributed,
+        "all_gather_object",
+        lambda into, part: into.__setitem__(slice(None), [part, (parts[0][0], {3})]),
+    )
+    left = answer_all(model, data(root, model), "test", settings(), trainer=rank(0))
+    assert [row.id for row in left.rows] == [f"number {i}" for i in range(10) if i != 3], (
+        "what one process lost, all have"
+    )
 
 
 def test_every_answer_can_be_written(root, seeing, tmp_path):
