@@ -65,3 +65,18 @@ class Reader(Protocol):
         lie in the archive, so that a compressed one is read forward.
         """
         ...
+
+
+def locate(folder: Path, needed: Needed, how: str) -> Path:
+    """The path of a needed file in the folder of archives.
+
+    Args:
+        how: The reader's HOW, for the message.
+
+    Raises:
+        ValueError: It is not there; says where it comes from.
+    """
+    path = folder / needed.name
+    if not path.exists():
+        raise ValueError(f"{path} is missing; it comes from {needed.url}. {how}".rstrip())
+    return path
