@@ -16,19 +16,17 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, cast
+from typing import IO, cast
 
 from PIL import Image
 
 from vpeft.fetch import stays_inside
 
-Kind = Literal["zip", "tar", "gzip", "bzip2", "xz", "file"]
-
-_MAGIC: dict[bytes, Kind] = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-_OPEN = {"tar": Path.open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+_MAGIC = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_OPEN = {"tar": Path.open, "file": Path.open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
 
 
@@ -38,14 +36,14 @@ class Stored:
 
     Args:
         archive: The archive, or the file itself where it lies in a folder.
-        kind: How the archive is read.
+        kind: How the archive is read: a key of _OPEN, zip, part (of a zip member) or file.
         name: The member's name.
-        offset: Of its first byte in the (decompressed) tar; 0 otherwise.
+        offset: Of its first byte in the (decompressed) stream that is read; 0 for whole files.
         size: Bytes.
     """
 
     archive: Path
-    kind: Kind
+    kind: str
     name: str
     offset: int
     size: int
@@ -66,12 +64,18 @@ class Stored:
             )
         return data
 
+    def part(self, offset: int, size: int) -> Stored:
+        """Some bytes of it, read without the rest where the archive allows; ask in rising order."""
+        kind = "part" if self.kind == "zip" else self.kind
+        return replace(self, kind=kind, offset=self.offset + offset, size=size)
+
     def _bytes(self) -> bytes:
         if self.kind == "zip":
             return _opened_zip(self.archive, os.getpid()).read(self.name)
-        if self.kind == "file":
-            return self.archive.read_bytes()
-        stream = _opened_tar(self.archive, self.kind, os.getpid())
+        if self.kind == "part":
+            stream = _opened_member(self.archive, self.name, os.getpid())
+        else:
+            stream = _opened(self.archive, self.kind, os.getpid())
         stream.seek(self.offset)
         return stream.read(self.size)
 
@@ -96,7 +100,12 @@ def _opened_zip(path: Path, process: int) -> zipfile.ZipFile:
 
 
 @lru_cache(maxsize=8)
-def _opened_tar(path: Path, kind: Kind, process: int) -> IO[bytes]:
+def _opened_member(path: Path, name: str, process: int) -> IO[bytes]:
+    return _opened_zip(path, process).open(name)
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, kind: str, process: int) -> IO[bytes]:
     return cast(IO[bytes], _OPEN[kind](path, "rb"))
 
 
@@ -150,7 +159,7 @@ def _index(path: Path) -> Iterable[Stored]:
         return _folder(path)
     with path.open("rb") as file:
         head = file.read(6)
-    kind: Kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "tar")
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "tar")
     try:
         return list(_zip(path) if kind == "zip" else _tar(path, kind))
     except _DAMAGED as error:
@@ -181,7 +190,7 @@ def _zip(path: Path) -> Iterator[Stored]:
                 yield Stored(path, "zip", info.filename, 0, info.file_size)
 
 
-def _tar(path: Path, kind: Kind) -> Iterator[Stored]:
+def _tar(path: Path, kind: str) -> Iterator[Stored]:
     found: dict[str, Stored] = {}
     with _OPEN[kind](path, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as opened:
         for info in opened:
