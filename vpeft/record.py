@@ -49,11 +49,12 @@ def plain_settings(config: AnyConfig) -> dict[str, Any]:
 def describe(config: TunedConfig, task: Task, data: Data, parameters: dict[str, int]) -> str:
     """What is about to be trained, in one line."""
     images, weights = data.provenance["counts"], task.tuned.backbone.weights
+    tested = f"{images['test']} images for the test" if config.train.test else "no test"
     names = "+".join(spec["name"] for spec in method_list(config))
     trained = parameters["total"] - parameters["frozen"]
     return (
         f"{names} on {config.backbone} ({weights.source} weights), {config.data.task}: "
-        f"{_aim(config, task)}, {images['train']} images to train on, {images['test']} for the test, "
+        f"{_aim(config, task)}, {images['train']} images to train on, {tested}, "
         f"{trained:,} of {parameters['total']:,} parameters trained"
     )
 
@@ -66,6 +67,7 @@ def _aim(config: TunedConfig, task: Task) -> str:
 
 def manifest(config: TunedConfig, task: Task, data: Data, row: Row) -> dict[str, Any]:
     """What every adapter file says about itself; `vpeft.checkpoint` adds its format and checksum."""
+    assert row["test"] is not None, "an adapter is saved after the test"
     return {
         "vpeft": vpeft.__version__,
         "kind": config.kind,
@@ -93,7 +95,7 @@ def result_row(
     parameters: dict[str, int],
     trainer: L.Trainer,
 ) -> Row:
-    """The row of a run that has been tested.
+    """The row of a run that has been tested, or evaluated where it is not to be tested.
 
     Args:
         val: Evaluation on the validation split after the last epoch.
@@ -101,13 +103,14 @@ def result_row(
         parameters: `parameter_counts` before training.
 
     Raises:
-        FloatingPointError: The test loss is not a finite number.
+        FloatingPointError: The loss of the test, or of the validation in its place, is not a finite number.
     """
-    assert task.evaluation is not None, "a row is written after the test"
+    assert task.evaluation is not None, "a row is written after a measurement"
+    part = "test" if config.train.test else "val"
     if not math.isfinite(task.evaluation.loss):
         raise FloatingPointError(
-            f"The test loss is {task.evaluation.loss}, not a finite number, so {run.path} gets no result row and no "
-            "adapter: the logits of a test image overflow. Try a lower optim.lr, or --train.precision 32-true."
+            f"The {part} loss is {task.evaluation.loss}, not a finite number, so {run.path} gets no result row and no "
+            f"adapter: the logits of a {part} image overflow. Try a lower optim.lr, or --train.precision 32-true."
         )
     settings = plain_settings(config)
     del settings["train.resume"]  # says nothing about the run as a whole
@@ -130,8 +133,7 @@ def result_row(
         epochs=epochs,
         selection={"rule": config.train.selection, "epoch": chosen[0], f"val_{_metric(task)}": chosen[1]},
         seed=config.seed,
-        test=task.evaluation.measures()
-        | {"per_class": dict(zip(task.classes, task.evaluation.per_class, strict=True))},
+        test=_tested(task) if config.train.test else None,
         val=val.measures() if val else None,
         parameters=parameters,
         time={"wall_seconds": timing.elapsed()} | timing.summary(),
@@ -141,6 +143,11 @@ def result_row(
         git=git_commit(),
         folder=str(run.path),
     )
+
+
+def _tested(task: Task) -> dict[str, Any]:
+    assert task.evaluation is not None, "a row is written after a measurement"
+    return task.evaluation.measures() | {"per_class": dict(zip(task.classes, task.evaluation.per_class, strict=True))}
 
 
 def _metric(task: Task) -> str:

@@ -27,7 +27,10 @@ from vpeft.record import describe, manifest, method_list, parameter_counts, plai
 from vpeft.results import Row
 from vpeft.run_folder import RunFolder
 from vpeft.schema import mistakes
+from vpeft.slurm import cluster
+from vpeft.slurm.staging import local
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
+from vpeft.tasks.hparams import final_metrics, log_session
 from vpeft.tasks.reporting import Bar, EpochLines
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, LastCheckpoint, StepSeeds
 from vpeft.tasks.summary import print_summary
@@ -49,11 +52,12 @@ RUNS = {"openvocab": "vpeft.dense.openvocab_run", "mllm": "mllm.run", "blip2": "
 Kind = TypeVar("Kind", bound=TunedConfig)
 
 
-def train(config: AnyConfig) -> Mapping[str, Any]:
+def train(config: AnyConfig, beside: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
     """Train, test once after the last epoch, save the adapter and append one row to `<output>/results.jsonl`.
 
     Args:
         config: What to run.
+        beside: Further fields of the row, of a member of a suite.
 
     Returns:
         The row.
@@ -66,15 +70,16 @@ def train(config: AnyConfig) -> Mapping[str, Any]:
     """
     if not isinstance(config, TunedConfig):
         return importlib.import_module(RUNS[config.kind]).train(config)
+    cluster.settle_rank()
     config = complete(config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
         print(f"{run.path} is finished already; its row is returned as it is.")
         return run.result
     timing = Timing(Waiting())
-    job = assemble(config)
+    job = assemble(local(config))
     run = run or new_run(config)
-    return _run(config, run, job, timing)
+    return _run(config, run, job, timing, beside or {})
 
 
 def complete(config: Kind) -> Kind:
@@ -180,7 +185,7 @@ def build_trainer(config: TunedConfig, run: RunFolder, timing: Timing, others: S
         check_val_every_n_epoch=settings.val_every,
         callbacks=callbacks,
         logger=logger,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), cluster.environment(settings.devices, settings.nodes)],
         profiler=timing.waiting,
         # Resizing a map has no backward on a GPU that adds in the same order every time.
         deterministic=True if config.kind == "classification" else "warn",
@@ -208,7 +213,7 @@ def sharding(processes: int) -> ModelParallelStrategy:
     return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
-def _run(config: TunedConfig, run: RunFolder, job: Job, timing: Timing) -> Mapping[str, Any]:
+def _run(config: TunedConfig, run: RunFolder, job: Job, timing: Timing, beside: Mapping[str, Any]) -> Mapping[str, Any]:
     task, data = job.task, job.data
     best = BestOnVal() if config.train.selection == "best_val" else None
     average = RunningAverage(config.train.ema) if config.train.ema else None
@@ -226,14 +231,16 @@ def _run(config: TunedConfig, run: RunFolder, job: Job, timing: Timing) -> Mappi
         task.tuned.load_delta(best.delta)
     elif average:
         average.swap(task)
-    trainer.test(task, datamodule=data, verbose=False)
+    if config.train.test:
+        trainer.test(task, datamodule=data, verbose=False)
     row = result_row(config, run, task, data, timing, val, best, parameters, trainer)
     if trainer.is_global_zero:
-        _save(config, run, task, data, row, trainer)
-    return row
+        adapter = {"adapter": _save(config, run, task, data, row)} if config.train.test else {}
+        _finish(config, run, row, beside, trainer, adapter)
+    return {**row, **beside}
 
 
-def _save(config: TunedConfig, run: RunFolder, task: Task, data: Data, row: Row, trainer: L.Trainer) -> None:
+def _save(config: TunedConfig, run: RunFolder, task: Task, data: Data, row: Row) -> str:
     tuned = task.tuned
     if config.train.strategy == "fsdp":  # what this process holds is a share; the last checkpoint is whole
         state = torch.load(run.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
@@ -241,14 +248,24 @@ def _save(config: TunedConfig, run: RunFolder, task: Task, data: Data, row: Row,
         tuned.load_delta({name.removeprefix("tuned."): tensor for name, tensor in state.items()})
     said = manifest(config, task, data, row) | _builder(config).manifest(config, task, data)
     save_adapter(run.adapter, tuned, said)
+    return str(run.adapter)
+
+
+def _finish(
+    config: TunedConfig,
+    run: RunFolder,
+    row: Row,
+    beside: Mapping[str, Any],
+    trainer: L.Trainer,
+    saved: dict[str, str],
+) -> None:
     assert isinstance(trainer.logger, TensorBoardLogger)
-    metrics = {f"final/{name}": value for name, value in row["test"].items() if isinstance(value, float)}
-    trainer.logger.log_hyperparams(plain_settings(config), metrics, step=trainer.global_step)
+    # The suite around a member has the one experiment that its sessions belong to.
+    log_session(trainer.logger, plain_settings(config), final_metrics(row), trainer.global_step, not beside)
     trainer.logger.finalize("success")
     results = config.output / "results.jsonl"
-    run.finish(row, results)
-    saved = {"adapter": str(run.adapter), "TensorBoard": f"tensorboard --logdir {config.output}", "row": str(results)}
-    print_summary(row, saved)
+    run.finish({**row, **beside}, results)
+    print_summary(row, saved | {"TensorBoard": f"tensorboard --logdir {config.output}", "row": str(results)})
 
 
 def new_run(config: AnyConfig) -> RunFolder:

@@ -123,6 +123,8 @@ class TrainConfig:
         label_smoothing: Of the cross-entropy.
         selection: `last` epoch, or the best on val200 (needs `data.split: train800`).
         val_every: Epochs between evaluations on val200.
+        test: Test once at the end and save an adapter. Without it the test split is not read: for a choice of
+            settings on val200 (tools/suite.py).
         accelerator: Lightning's accelerator.
         devices: How many of them; -1 is all.
         nodes: Machines.
@@ -140,6 +142,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     selection: Literal["last", "best_val"] = "last"
     val_every: int = 1
+    test: bool = True
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
@@ -195,6 +198,12 @@ class Config:
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Settings of this kind that are out of range or at odds: a dotted key, and the sentence that says so."""
         head = self.head
+        if not self.train.test and self.data.split != "train800":
+            yield (
+                "train.test",
+                f"train.test false measures on val200 alone, which data.split {self.data.split} trains on; give "
+                + "data.split train800",
+            )
         if head.batch_norm and head.kind != "linear":
             yield "head.batch_norm", f"head.batch_norm belongs to head.kind linear, and head.kind is {head.kind}"
         if not head.templates or not all("{}" in text or text == "openai" for text in head.templates):

@@ -32,6 +32,7 @@ class ClassificationData(L.LightningDataModule):
         image_size: (H, W) of a batch.
         interpolation: The backbone's; `config.interpolation` overrides it.
         seed: Decides order and augmentation, together with the epoch.
+        tested: Whether `setup` decodes the test split too.
 
     Raises:
         ValueError: Data or a part of it is missing or inconsistent.
@@ -39,10 +40,15 @@ class ClassificationData(L.LightningDataModule):
     """
 
     def __init__(
-        self, config: DataConfig, image_size: tuple[int, int], interpolation: Interpolation, seed: int
+        self,
+        config: DataConfig,
+        image_size: tuple[int, int],
+        interpolation: Interpolation,
+        seed: int,
+        tested: bool = True,
     ) -> None:
         super().__init__()
-        self.config, self.image_size, self.seed = config, image_size, seed
+        self.config, self.image_size, self.seed, self.tested = config, image_size, seed, tested
         self.interpolation: Interpolation = interpolation if config.interpolation == "auto" else config.interpolation
         listing = locate(config)
         self.classes: list[str] = listing.classes
@@ -67,12 +73,13 @@ class ClassificationData(L.LightningDataModule):
         return {"resize": config.resize, "interpolation": self.interpolation, "augment": config.augment}
 
     def setup(self, stage: str | None = None) -> None:
-        """Decode what is not decoded yet: the test split alone for `test`, else everything.
+        """Decode what is not decoded yet: the test split alone for `test`, else everything that the run uses.
 
         A file that cannot be read is so found before training and not after it, even in a split that is too
         large to be kept.
         """
-        parts: tuple[Part, ...] = ("test",) if stage == "test" else ("train", "val", "test")
+        used: tuple[Part, ...] = ("train", "val", "test") if self.tested else ("train", "val")
+        parts: tuple[Part, ...] = ("test",) if stage == "test" else used
         for part in parts:
             self._decoded(part)
 

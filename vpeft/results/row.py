@@ -19,6 +19,8 @@ LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "transformers", 
 class Row(TypedDict):
     """One run; every value is plain JSON, and None is 'not measured' or 'does not apply'.
 
+    Members of a suite have two more fields, `suite` and `tuning` (`vpeft.suite.rows`).
+
     Args:
         id: Of the run; a resumed run keeps it, so a run has one row.
         date: When the run ended, UTC, ISO 8601.
@@ -38,7 +40,8 @@ class Row(TypedDict):
         seed: Of initialisation, order and dropout.
         test: accuracy (top-1), per_class {name: accuracy}, ece, loss, images; of segmentation miou, macc, aacc,
             per_class {name: IoU}, loss, images; of several tasks score (mean of the mIoUs and of 1 - angle / 180),
-            relative_improvement, tasks {name: its measures}, per_class {task/name: IoU}, loss, images.
+            relative_improvement, tasks {name: its measures}, per_class {task/name: IoU}, loss, images. None where
+            train.test is false.
         val: The same without per_class, of the last evaluation on the validation split; None without one.
         parameters: Trained ones in method, neck, head and adopted (the backbone's own); frozen; total.
         time: wall_seconds of all processes of the run, step_seconds, images_per_second,
@@ -66,7 +69,7 @@ class Row(TypedDict):
     epochs: int
     selection: dict[str, Any]
     seed: int
-    test: dict[str, Any]
+    test: dict[str, Any] | None
     val: dict[str, Any] | None
     parameters: dict[str, int]
     time: dict[str, float | None]

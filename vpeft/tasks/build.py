@@ -32,7 +32,7 @@ def assemble(config: Config) -> Job:
     """Backbone, data and model of a configuration."""
     backbone = _backbone(config)
     interpolation = cast(Interpolation, backbone.interpolation)
-    data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed)
+    data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed, config.train.test)
     task = build_task(config, backbone, data.classes)
     if config.cache_features:
         task.cache = FeatureCache(task.tuned, {part: len(data.splits[part].files) for part in ("train", "val")})

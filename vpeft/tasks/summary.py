@@ -52,7 +52,9 @@ def _outcome(row: Row) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     test, time, selection = row["test"], row["time"], row["selection"]
-    if row["kind"] == "classification":
+    if test is None:
+        table.add_row("test", "none (train.test false)")
+    elif row["kind"] == "classification":
         table.add_row("test accuracy", f"{test['accuracy']:.2%} of {test['images']:,} images (ECE {test['ece']:.3f})")
     elif row["kind"] == "multitask":
         for name, measures in test["tasks"].items():
