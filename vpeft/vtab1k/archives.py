@@ -85,12 +85,24 @@ class Stored:
         Raises:
             ValueError: It is no image.
         """
-        try:
-            image = Image.open(io.BytesIO(self.read()))
-            image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"'{self.name}' in {self.archive} is not a whole image ({error}).") from error
-        return image
+        return decode(self.read(), f"'{self.name}' in {self.archive}")
+
+
+def decode(data: bytes, where: str) -> Image.Image:
+    """An image file decoded by Pillow, as it is stored: no EXIF turn, no change of mode.
+
+    Args:
+        where: What it is, for the message.
+
+    Raises:
+        ValueError: It is no image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where} is not a whole image ({error}).") from error
+    return image
 
 
 # Handles belong to one process: after a fork the parent's would share their position.

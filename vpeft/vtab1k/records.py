@@ -8,7 +8,6 @@ take hours for VTAB's records.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from functools import cache
 from typing import IO, Any
