@@ -120,6 +120,7 @@ class Blip2Job:
             "loss": asdict(config.loss),
             "candidates": config.candidates,
             "cache_features": config.cache_features,
+            "images_lost": self.data.skipped,
         }
 
 

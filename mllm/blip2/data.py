@@ -32,7 +32,8 @@ class PairBatches(Dataset[dict[str, Tensor]]):
     `text_ids` and `text_mask` [B T]; `picture` [B], which of the batch's J different images belongs to a pair, and
     `images` uint8 [J 3 H W], or `image_index` [J], their numbers.
 
-    A pair whose image is lost in the middle of a run is replaced by one of its batch: all processes need as many.
+    A pair whose image is lost in the middle of a run is replaced by one of its batch where all batches must be of one
+    size, and left out elsewhere; `lost` are the positions of such pairs.
 
     Args:
         samples: The split.
@@ -40,13 +41,20 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         pictures: Images of all splits.
         words: Turns captions into ids.
         by_index: Serve `image_index` instead of `images`.
+        one_size: Of all batches, as training needs it.
     """
 
     def __init__(
-        self, samples: Shelf, captions: Mapping[str, int], pictures: Pictures, words: Words, by_index: bool
+        self,
+        samples: Shelf,
+        captions: Mapping[str, int],
+        pictures: Pictures,
+        words: Words,
+        by_index: bool,
+        one_size: bool,
     ) -> None:
         self.samples, self.captions, self.pictures, self.words = samples, captions, pictures, words
-        self.by_index = by_index
+        self.by_index, self.one_size = by_index, one_size
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -57,14 +65,18 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         image = torch.tensor([self.pictures.position(one.images[0]) for one in chosen], dtype=torch.int64)
         different, picture = image.unique(return_inverse=True)
         pixels = different if self.by_index else self.pictures.take(different)
-        there = (~self.pictures.failed[image]).nonzero()[:, 0]
-        if len(there) < len(image):
-            kept = self._instead(image, there)
-            index, image, picture, chosen = index[kept], image[kept], picture[kept], [chosen[i] for i in kept.tolist()]
+        failed = self.pictures.failed[image].clone()
+        lost = index[failed]
+        if len(lost):
+            kept = self._kept(image, failed)
+            index, image, chosen = index[kept], image[kept], [chosen[i] for i in kept.tolist()]
+            left, picture = image.unique(return_inverse=True)
+            pixels = pixels[torch.searchsorted(different, left)]
         texts = [caption(one) for one in chosen]
         ids, mask = self.words.batch(texts)
         return {
             "index": index,
+            "lost": lost,
             "image": image,
             "caption": torch.tensor([self.captions[text] for text in texts], dtype=torch.int64),
             "picture": picture,
@@ -73,12 +85,29 @@ class PairBatches(Dataset[dict[str, Tensor]]):
             "text_mask": mask,
         }
 
-    def _instead(self, image: Tensor, there: Tensor) -> Tensor:
-        lost = self.pictures.sources[int(image[self.pictures.failed[image]][0])]
-        if not len(there):
+    def _kept(self, image: Tensor, failed: Tensor) -> Tensor:
+        lost, there = self.pictures.sources[int(image[failed][0])], (~failed).nonzero()[:, 0]
+        if self.one_size and not len(there):
             raise UnreadableImage(f"{lost} and all other images of a batch were lost during the run; restore them.")
         warnings.warn(f"Left out: {lost} was lost or damaged during the run.", stacklevel=2)
-        return torch.where(self.pictures.failed[image], there[0], torch.arange(len(image)))
+        return torch.where(failed, there[0], torch.arange(len(image))) if self.one_size else there
+
+
+class ImageBatches(Dataset[dict[str, Tensor]]):
+    """The images at (0, numbers), each of which has been read before: `image` [J], and `images` or `image_index`."""
+
+    def __init__(self, pictures: Pictures, by_index: bool) -> None:
+        self.pictures, self.by_index = pictures, by_index
+
+    def __getitem__(self, fetch: Fetch) -> dict[str, Tensor]:
+        image = torch.tensor(fetch[1], dtype=torch.int64)
+        if self.by_index:
+            return {"image": image, "image_index": image}
+        pixels, failed = self.pictures.take(image), self.pictures.failed[image]
+        if failed.any():
+            lost = self.pictures.sources[int(image[failed][0])]
+            raise UnreadableImage(f"{lost} was lost in the middle of an evaluation; restore it, and resume the run.")
+        return {"image": image, "images": pixels}
 
 
 class PairData(L.LightningDataModule):
@@ -150,6 +179,11 @@ class PairData(L.LightningDataModule):
         assert self._pictures is not None
         return self._pictures
 
+    @property
+    def skipped(self) -> int:
+        """Images that could not be read so far, in all loader processes."""
+        return int(self.pictures.failed.sum())
+
     def setup(self, stage: str | None = None) -> None:
         """Decode the images, or see that they are there where they do not fit into memory."""
         if self._pictures is not None:
@@ -171,7 +205,7 @@ class PairData(L.LightningDataModule):
             ValueError: there are not enough pairs for one.
         """
         rank, world = self._process()
-        batches, size = self._batches("train"), self.config.batch_size
+        batches, size = self._batches("train", one_size=True), self.config.batch_size
         if -(-len(batches) // world) < size:
             raise ValueError(
                 f"{self.config.task} has {len(batches)} pairs to train on, which do not fill one batch of {size} in "
@@ -188,6 +222,11 @@ class PairData(L.LightningDataModule):
         """The pairs of test in their order, or no loader where there are none."""
         return self._in_order("test") if len(self._samples["test"]) else []
 
+    def images(self, numbers: Tensor) -> DataLoader[dict[str, Tensor]]:
+        """Images as `ImageBatches` serves them, as many at once as an evaluation has pairs."""
+        blocks = [(0, block.tolist()) for block in numbers.split(self.config.eval_batch_size)]
+        return make_loader(ImageBatches(self.pictures, self.by_index), blocks, self.config.workers)  # type: ignore[arg-type]
+
     def state_dict(self) -> dict[str, int]:
         """Epoch and batch that a run resumed from here goes on with."""
         return reached(self.trainer, self._start)
@@ -202,9 +241,9 @@ class PairData(L.LightningDataModule):
         sampler = EpochSampler(len(batches), self.config.eval_batch_size, self.seed, False, False, rank, world)
         return make_loader(batches, sampler, self.config.workers)
 
-    def _batches(self, part: str) -> PairBatches:
+    def _batches(self, part: str, one_size: bool = False) -> PairBatches:
         pictures = self.pictures  # first: it leaves samples out
-        return PairBatches(self._samples[part], self._captions, pictures, self.words, self.by_index)
+        return PairBatches(self._samples[part], self._captions, pictures, self.words, self.by_index, one_size)
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,12 +1,17 @@
 """What a first stage can do: find the caption of an image and the image of a caption, tell pairs, and write captions.
 
-Shapes: I different images, K different captions, P pairs of the two, M pairs that are asked about, N vision tokens, Q
-queries, T tokens, E width of the common space.
+What the tower makes of an image is never kept: it is computed once for the places in the common space, and a second
+time for everything that is asked about the image, a few images at a time. A process holds the places of all images and
+captions, I Q E and K E numbers, and a few tables of I K; for COCO's test of 5,000 images and 25,010 captions .2 GB, and
+.5 GB a table.
+
+Shapes: I different images, J of them at once, K different captions, P pairs of the two, M pairs that are asked about, N
+vision tokens, C their width, Q queries, T tokens, E width of the common space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,13 +23,15 @@ from mllm.blip2.losses import contrastive, similarity
 from mllm.blip2.model import FirstStage
 from mllm.job import Measures
 
+# For numbers of images [I] the features of all of them, a few at a time: their numbers [J] and [J N C].
+Read = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
+
 
 class Seen(NamedTuple):
     """What was read of a data set, or of a part of it.
 
     Args:
         image: Numbers of the images, [I] long.
-        features: Of the tower, [I N C].
         images: In the common space, [I Q E].
         caption: Numbers of the captions, [K] long.
         ids, mask: [K T] long.
@@ -33,7 +40,6 @@ class Seen(NamedTuple):
     """
 
     image: Tensor
-    features: Tensor
     images: Tensor
     caption: Tensor
     ids: Tensor
@@ -57,7 +63,6 @@ def united(parts: Sequence[Seen]) -> Seen:
     caption, caption_at = _first(all_.caption)
     return Seen(
         image,
-        all_.features[image_at],
         all_.images[image_at],
         caption,
         all_.ids[caption_at],
@@ -68,7 +73,7 @@ def united(parts: Sequence[Seen]) -> Seen:
 
 
 @torch.no_grad()
-def measure(stage: FirstStage, seen: Seen, candidates: int, batch: int) -> Measures:
+def measure(stage: FirstStage, seen: Seen, read: Read, candidates: int, batch: int) -> Measures:
     """Everything that is measured of a first stage on one data set, in the mode that the stage is in.
 
     `itc`, `itm`, `itg`: the losses over the whole set, without smoothing: of all similarities; of every pair, of its
@@ -84,30 +89,34 @@ def measure(stage: FirstStage, seen: Seen, candidates: int, batch: int) -> Measu
     without an image.
 
     Args:
-        stage: Is run where its parameters are, its pairs shared out to the processes.
+        stage: Is run where its parameters are, the images shared out to the processes.
         seen: United, and the same in all processes.
+        read: The features of images, where the stage is.
         candidates: How many are asked about for each image and each caption; 128 in BLIP-2.
         batch: Pairs at once.
 
     Returns:
-        `score`: mean of recall at 1 of both directions, after ITM where it was learned.
+        `score`: mean of recall at 1 of both directions, after ITM where it was learned. `pairs`: how many there were.
     """
-    asked = _Asked(stage, seen, batch)
+    image = torch.searchsorted(seen.image, seen.pairs[:, 0].contiguous())
+    text = torch.searchsorted(seen.caption, seen.pairs[:, 1].contiguous())
     related = torch.zeros(len(seen.image), len(seen.caption), dtype=torch.bool)
-    related[asked.image, asked.text] = True
-    scores = asked.similarities()
+    related[image, text] = True
+    scores = _similarities(stage, seen, batch)
     logits = scores / float(stage.temperature)
     itc = (contrastive(logits, related, 0.0) + contrastive(logits.T, related.T, 0.0)) / 2
-    values = {"itc": float(itc), **_recalls("itc", scores, scores.T, related)}
-    if stage.itm_head is not None:
-        values |= asked.matching(scores, related) | _recalls("itm", *asked.reranked(scores, candidates), related)
-    if stage.word_head is not None:
-        values["itg"] = asked.writing(torch.arange(len(seen.image)))
+    values: dict[str, float] = {"pairs": len(image), "itc": float(itc), **_recalls("itc", scores, scores.T, related)}
     others = _others(len(seen.image))
+    # Which image is shown with which caption: the pairs themselves, and then with another image each.
+    shown = [torch.stack([which, text], 1) for which in (image, others[image])] if stage.word_head is not None else []
+    asked = _questions(scores, related, image, text, candidates) if stage.itm_head is not None else []
+    answered, written = _Reading(stage, seen, batch)(read, asked, shown)
+    if stage.itm_head is not None:
+        values |= _matching(answered[0], len(image)) | _recalls("itm", *_reranked(scores, asked, answered), related)
+    if stage.word_head is not None:
+        values |= {"itg": written[0], "shuffled_itg": written[1]}
     shuffled = _recalls("itc", scores[others], scores[others].T, related)
     values |= {f"shuffled_{name}": value for name, value in shuffled.items()}
-    if stage.word_head is not None:
-        values["shuffled_itg"] = asked.writing(others)
     values |= {"chance_image": _chance(related), "chance_text": _chance(related.T)}
     best = "itm" if stage.itm_head is not None else "itc"
     score = (values[f"{best}_image_r1"] + values[f"{best}_text_r1"]) / 2
@@ -115,77 +124,87 @@ def measure(stage: FirstStage, seen: Seen, candidates: int, batch: int) -> Measu
     return Measures(loss, score, {"score": score, **values})
 
 
-class _Asked:
-    """A stage that is asked about images and captions, a batch at a time; `image` and `text` [P] are the pairs."""
+def _similarities(stage: FirstStage, seen: Seen, batch: int) -> Tensor:
+    """[I K]."""
+    device = stage.temperature.device
+    texts = seen.texts.to(device)
+    return torch.cat([similarity(part.to(device), texts).cpu() for part in seen.images.split(batch)])
+
+
+def _questions(scores: Tensor, related: Tensor, image: Tensor, text: Tensor, candidates: int) -> list[Tensor]:
+    """Images and captions that ITM is asked about, [M 2] each.
+
+    First the pairs, followed by the likeliest wrong ones; then the candidates of every image, and of every caption.
+    """
+    wrong = scores.masked_fill(related, -torch.inf)
+    with_image = torch.stack([wrong.argmax(dim=0)[text], text], 1)[~related.all(dim=0)[text]]
+    with_caption = torch.stack([image, wrong.argmax(dim=1)[image]], 1)[~related.all(dim=1)[image]]
+    found = [torch.cat([torch.stack([image, text], 1), with_image, with_caption])]
+    for table, order in ((scores, (0, 1)), (scores.T, (1, 0))):
+        column = table.topk(min(candidates, table.shape[1]), dim=1).indices
+        row = torch.arange(len(table))[:, None].expand_as(column)
+        found.append(torch.stack([row.flatten(), column.flatten()], 1)[:, order])
+    return found
+
+
+def _matching(logits: Tensor, pairs: int) -> dict[str, float]:
+    """Loss and accuracy of pairs, so many, and of the likeliest wrong ones behind them."""
+    yes = torch.arange(len(logits)) < pairs
+    right = (logits.argmax(dim=1) == yes.long()).float()
+    kinds = [right[kind].mean() for kind in (yes, ~yes) if kind.any()]
+    return {"itm": float(F.cross_entropy(logits, yes.long())), "itm_accuracy": float(torch.stack(kinds).mean())}
+
+
+def _reranked(scores: Tensor, asked: Sequence[Tensor], answered: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Scores [I K] of images, and [K I] of captions, of the first candidates; the others come last."""
+    found = []
+    for questions, logits in zip(asked[1:], answered[1:], strict=True):
+        after = torch.full(scores.shape, -torch.inf)
+        after[questions[:, 0], questions[:, 1]] = logits[:, 1] + scores[questions[:, 0], questions[:, 1]]
+        found.append(after)
+    return found[0], found[1].T
+
+
+class _Reading:
+    """A stage that looks at every image once, its share of them in each process, and answers all about it."""
 
     def __init__(self, stage: FirstStage, seen: Seen, batch: int) -> None:
         self.stage, self.seen, self.batch = stage, seen, batch
-        self.image = torch.searchsorted(seen.image, seen.pairs[:, 0].contiguous())
-        self.text = torch.searchsorted(seen.caption, seen.pairs[:, 1].contiguous())
         self.device = stage.temperature.device
 
-    def similarities(self) -> Tensor:
-        """[I K]."""
-        texts = self.seen.texts.to(self.device)
-        images = (part.to(self.device) for part in self.seen.images.split(self.batch))
-        return torch.cat([similarity(part, texts).cpu() for part in images])
-
-    def answers(self, image: Tensor, text: Tensor) -> Tensor:
-        """Logits [M 2] of no and yes for images [M] and captions [M]."""
-        found = torch.zeros(len(image), 2, device=self.device)
-        for mine in self._mine(len(image)):
-            logits = self.stage.matched(self._features(image[mine]), *self._words(text[mine]))
-            found[mine.to(self.device)] = logits.float()
-        return _summed(found).cpu()
-
-    def matching(self, scores: Tensor, related: Tensor) -> dict[str, float]:
-        """Loss and accuracy of pairs and of the likeliest wrong ones."""
-        wrong = scores.masked_fill(related, -torch.inf)
-        image, text = self.image, self.text
-        with_image = torch.stack([wrong.argmax(dim=0)[text], text], 1)[~related.all(dim=0)[text]]
-        with_caption = torch.stack([image, wrong.argmax(dim=1)[image]], 1)[~related.all(dim=1)[image]]
-        asked = torch.cat([torch.stack([image, text], 1), with_image, with_caption])
-        logits, yes = self.answers(*asked.T), torch.arange(len(asked)) < len(image)
-        right = (logits.argmax(dim=1) == yes.long()).float()
-        kinds = [right[kind].mean() for kind in (yes, ~yes) if kind.any()]
-        return {
-            "itm": float(F.cross_entropy(logits, yes.long())),
-            "itm_accuracy": float(torch.stack(kinds).mean()),
-        }
-
-    def reranked(self, scores: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-        """Scores [I K] of images, and [K I] of captions, of the first candidates; the others come last."""
-        found = []
-        for table, images_first in ((scores, True), (scores.T, False)):
-            best = table.topk(min(candidates, table.shape[1]), dim=1)
-            row = torch.arange(len(table)).repeat_interleave(best.indices.shape[1])
-            column = best.indices.flatten()
-            yes = self.answers(row, column)[:, 1] if images_first else self.answers(column, row)[:, 1]
-            after = torch.full(table.shape, -torch.inf)
-            after[row, column] = yes + best.values.flatten()
-            found.append(after)
-        return found[0], found[1]
-
-    def writing(self, instead: Tensor) -> float:
-        """Loss of every token of every pair, where image i is seen as image instead[i]."""
-        image, text = self.image, self.text
-        total = torch.zeros(2, device=self.device)
-        for mine in self._mine(len(image)):
-            _, past = self.stage.qformer(self._features(instead[image[mine]]))
-            logits, labels = self.stage.written(past, *self._words(text[mine]))
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-            total += torch.stack([loss, loss.new_tensor(len(labels))])
-        loss, tokens = _summed(total).tolist()
-        return loss / tokens
-
-    def _mine(self, count: int) -> Sequence[Tensor]:
-        """What this process does of so many, in batches."""
+    def __call__(
+        self, read: Read, asked: Sequence[Tensor], shown: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], list[float]]:
+        """For each list of images and captions [M 2] in `asked` ITM's logits of no and yes [M 2], and for each in
+        `shown` the loss of a token of these captions."""
+        different, place = torch.cat([*asked, torch.empty(0, 2, dtype=torch.int64)]).unique(dim=0, return_inverse=True)
+        logits = torch.zeros(len(different), 2, device=self.device)
+        told = torch.zeros(len(shown), 2, device=self.device)
         rank, world = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
-        return torch.arange(rank, count, world).split(self.batch) if count > rank else ()
+        mine = self.seen.image[rank::world] if asked or shown else self.seen.image[:0]
+        for numbers, features in read(mine) if len(mine) else ():
+            block, looked = torch.searchsorted(self.seen.image, numbers.cpu()), self.stage.norm(features.float())
+            for questions, at, pair in self._about(block, different):
+                logits[questions.to(self.device)] = self.stage.matched(looked[at], *self._words(pair)).float()
+            past = self.stage.qformer(looked)[1] if shown else []
+            for number, pairs in enumerate(shown):
+                for _, at, pair in self._about(block, pairs):
+                    told[number] += self._written([(keys[at], values[at]) for keys, values in past], pair)
+        logits, told = _summed(logits).cpu(), _summed(told).cpu()
+        return logits[place].split([len(part) for part in asked]), [float(loss / tokens) for loss, tokens in told]
 
-    def _features(self, image: Tensor) -> Tensor:
-        """Behind their norm."""
-        return self.stage.norm(self.seen.features[image].to(self.device).float())
+    def _about(self, block: Tensor, pairs: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """Batches of the pairs with an image of the block: which they are, where in the block, their captions."""
+        where = torch.full((len(self.seen.image),), -1).scatter(0, block, torch.arange(len(block)))[pairs[:, 0]]
+        for some in (where >= 0).nonzero()[:, 0].split(self.batch):
+            if len(some):
+                yield some, where[some].to(self.device), pairs[some, 1]
+
+    def _written(self, past: Sequence[tuple[Tensor, Tensor]], text: Tensor) -> Tensor:
+        """The summed loss of all tokens of captions, and how many there are."""
+        logits, labels = self.stage.written(past, *self._words(text))
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return torch.stack([loss, loss.new_tensor(len(labels))])
 
     def _words(self, text: Tensor) -> tuple[Tensor, Tensor]:
         return self.seen.ids[text].to(self.device), self.seen.mask[text].to(self.device)

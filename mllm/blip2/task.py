@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import lightning.pytorch as L
@@ -43,6 +44,7 @@ class Pretraining(L.LightningModule):
         self._data, self._features = data, features
         self.evaluation: Measures | None = None
         self._seen: list[retrieval.Seen] = []
+        self._lost: set[int] = set()
         self.strict_loading = False  # frozen weights are not in a checkpoint; on_load_checkpoint is strict
 
     def on_fit_start(self) -> None:
@@ -76,6 +78,9 @@ class Pretraining(L.LightningModule):
         learning.after_step(self.trainer, self.model.vision, step)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._lost |= set(batch["lost"].tolist())
+        if not len(batch["index"]):
+            return
         stage, picture = self.model.connector, batch["picture"]
         features = self._read(batch)
         images = stage.compared_images(stage.qformer(stage.norm(features))[0])
@@ -84,14 +89,14 @@ class Pretraining(L.LightningModule):
         number[picture] = batch["image"]
         pairs = torch.stack([batch["image"], batch["caption"]], dim=1)
         words = batch["caption"], batch["text_ids"], batch["text_mask"], texts.float()
-        seen = retrieval.Seen(number, features, images.float(), *words, pairs)
+        seen = retrieval.Seen(number, images.float(), *words, pairs)
         self._seen.append(retrieval.Seen(*(field.cpu() for field in seen)))
 
     test_step = validation_step
 
     def on_validation_epoch_start(self) -> None:
         learning.share_statistics(self.trainer, self.model.vision)
-        self._seen = []
+        self._seen, self._lost = [], set()
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -102,19 +107,39 @@ class Pretraining(L.LightningModule):
         self._measure("test")
 
     def _measure(self, split: str) -> None:
-        parts, self._seen = self._seen, []
-        if self.trainer.world_size > 1:
-            everywhere: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everywhere, retrieval.united(parts))
-            parts = everywhere
+        parts, lost = self._everywhere()
+        if not parts:
+            raise ValueError(
+                f"All images of {split} were lost during the run, so there is nothing to evaluate; restore them."
+            )
         with self.trainer.precision_plugin.forward_context():
             found = retrieval.measure(
-                self.model.connector, retrieval.united(parts), self.candidates, self._data.config.eval_batch_size
+                self.model.connector,
+                retrieval.united(parts),
+                self._features_of,
+                self.candidates,
+                self._data.config.eval_batch_size,
             )
+        found.values["lost"] = len(lost)
         self.evaluation = found
         self.log_dict(
             {f"{split}/{name}": value for name, value in found.values.items()} | {f"{split}/loss": found.loss}
         )
+
+    def _everywhere(self) -> tuple[list[retrieval.Seen], set[int]]:
+        """What all processes have seen, and which pairs they have lost."""
+        own, self._seen = ([retrieval.united(self._seen)] if self._seen else [], self._lost), []
+        everywhere: list[Any] = [own]
+        if self.trainer.world_size > 1:
+            everywhere *= self.trainer.world_size
+            torch.distributed.all_gather_object(everywhere, own)
+        return [one for seen, _ in everywhere for one in seen], {i for _, lost in everywhere for i in lost}
+
+    def _features_of(self, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The features of images, a batch at a time: the tower looks at them again."""
+        for batch in self._data.images(numbers):
+            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            yield batch["image"], self._read(batch)
 
     def configure_optimizers(self) -> Any:
         return optimiser(self.model.components(), self.optim, int(self.trainer.estimated_stepping_batches))

@@ -67,7 +67,7 @@ class Words:
     def batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids and mask [B T] long, padded on the right with 0."""
         lines = [self.ids(text)[0] for text in texts]
-        ids, mask = (torch.zeros((len(lines), max(map(len, lines))), dtype=torch.int64) for _ in range(2))
+        ids, mask = (torch.zeros((len(lines), max(map(len, lines), default=0)), dtype=torch.int64) for _ in range(2))
         for i, line in enumerate(lines):
             ids[i, : len(line)], mask[i, : len(line)] = torch.tensor(line), 1
         return ids, mask

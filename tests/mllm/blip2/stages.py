@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mllm import qformer_names
 from mllm.blip2.model import FirstStage, Pairs
+from mllm.blip2.retrieval import Read, Seen
 from mllm.qformer import QFormer
 from tests.golden import golden
 from tests.mllm import parity
@@ -56,3 +57,13 @@ def drawn(g: Mapping[str, Tensor], kind: str = "") -> Iterator[Tensor]:
     """The file's negatives, in the order in which they are asked for: images, then texts."""
     yield g[f"input/negative_image{kind}"]
     yield g[f"input/negative_text{kind}"]
+
+
+def kept(seen: Seen, features: Tensor, count: int) -> Read:
+    """Features [I N C] of the images of `seen`, read so many at a time."""
+
+    def read(numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for block in numbers.split(count):
+            yield block, features[torch.searchsorted(seen.image, block)]
+
+    return read

@@ -94,13 +94,57 @@ def test_pairs_of_lost_images_are_left_out_and_counted(tmp_path):
     assert (pairs.provenance["counts"]["train"], pairs.provenance["skipped"]) == (31, 1)
 
 
-def test_a_pair_whose_image_is_lost_during_the_run_is_replaced_by_another(folder):
-    pairs = data(folder, eval_batch_size=4)
-    loader = pairs.test_dataloader()
-    lost = pairs.pictures.position(pairs._samples["test"][0].images[0])
+def lose(pairs, part):
+    """The image of the first pair of a part, in a middle that never comes with images in memory."""
+    lost = pairs.pictures.position(pairs._samples[part][0].images[0])
     pairs.pictures.failed[lost] = True
+    return lost
+
+
+def test_a_pair_whose_image_is_lost_during_training_is_replaced_by_another(folder):
+    pairs = data(folder, batch_size=30)
+    loader = pairs.train_dataloader()
+    lost = lose(pairs, "train")
     with pytest.warns(UserWarning, match="was lost or damaged during the run"):
         batch = first(loader)
-    assert len(batch["image"]) == 4
+    assert (len(batch["image"]), batch["index"].unique().numel(), batch["lost"].tolist()) == (30, 29, [0])
     assert lost not in batch["image"]
-    assert batch["index"].tolist() == [2, 2, 2, 3]
+    assert pairs.skipped == 1
+
+
+def test_a_pair_whose_image_is_lost_during_an_evaluation_is_left_out(folder):
+    pairs = data(folder, eval_batch_size=4)
+    loader = pairs.test_dataloader()
+    lose(pairs, "test")
+    with pytest.warns(UserWarning, match="was lost or damaged during the run"):
+        batch = first(loader)
+    assert (batch["index"].tolist(), batch["lost"].tolist()) == ([2, 3], [0, 1])
+    assert batch["picture"].tolist() == [0, 0]
+    assert torch.equal(batch["images"][0], pairs.pictures.take(batch["image"])[0])
+
+
+def test_a_batch_of_an_evaluation_may_have_lost_everything(folder):
+    pairs = data(folder, eval_batch_size=2)
+    loader = pairs.test_dataloader()
+    lose(pairs, "test")
+    with pytest.warns(UserWarning, match="was lost or damaged during the run"):
+        batch = first(loader)
+    assert batch["index"].numel() == len(batch["images"]) == len(batch["text_ids"]) == 0
+    assert batch["lost"].tolist() == [0, 1]
+
+
+def test_images_are_read_again_as_they_were(folder, tmp_path, monkeypatch):
+    pairs = data(folder, eval_batch_size=3, workers=1)
+    numbers = torch.arange(7)
+    batches = list(pairs.images(numbers))
+    assert torch.equal(torch.cat([batch["images"] for batch in batches]), pairs.pictures.take(numbers))
+    assert [len(batch["image"]) for batch in batches] == [3, 3, 1]
+    (only,) = data(folder, by_index=True).images(numbers)
+    assert torch.equal(only["image_index"], numbers)
+    monkeypatch.setattr("mllm.blip2.data.memory_limit", lambda: 0)
+    late = write(tmp_path / "colours")
+    pairs = data(late, on_missing="skip")
+    pairs.setup()
+    (late / "train0.png").unlink()
+    with pytest.raises(UnreadableImage, match=r"train0\.png was lost in the middle of an evaluation; restore it, and"):
+        list(pairs.images(numbers))

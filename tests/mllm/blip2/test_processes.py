@@ -15,7 +15,7 @@ from mllm.blip2.losses import contrastive, matching, similarity, weights
 from mllm.blip2.model import FirstStage, Pairs
 from mllm.blip2.retrieval import Seen, measure
 from mllm.qformer import QFormer
-from tests.mllm.blip2.stages import SIZES
+from tests.mllm.blip2.stages import SIZES, kept
 
 SHARE = 3  # pairs of each process
 
@@ -78,7 +78,7 @@ def evaluated() -> Seen:
         texts = one.compared_texts(whole.text_ids, whole.text_mask)
     number = torch.arange(2 * SHARE)
     words = (number, whole.text_ids, whole.text_mask, texts)
-    return Seen(number, whole.features, images, *words, torch.stack([number, number], 1))
+    return Seen(number, images, *words, torch.stack([number, number], 1))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def run(rank: int, folder: str) -> None:
     losses = shared(own)
     torch.stack(list(losses.values())).sum().backward()
     gradients = {name: p.grad for name, p in one.named_parameters()}
-    measured = measure(one, evaluated(), 3, 2).values
+    measured = measure(one, evaluated(), kept(evaluated(), pairs().features, 2), 3, 2).values
     found = {"losses": {name: value.item() for name, value in losses.items()}, "gradients": gradients}
     torch.save(found | {"measured": measured}, Path(folder) / f"outcome{rank}")
     dist.destroy_process_group()
@@ -119,6 +119,6 @@ def test_losses_and_gradients_are_those_of_the_official_gathering(outcome):
 
 
 def test_an_evaluation_that_is_shared_out_says_the_same(outcome):
-    alone = measure(stage(), evaluated(), 3, 2).values
+    alone = measure(stage(), evaluated(), kept(evaluated(), pairs().features, 4), 3, 2).values
     for process in outcome:
         assert process["measured"] == pytest.approx(alone, abs=1e-5)

@@ -81,6 +81,37 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(folder, tmp_path, change
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def lossy(output, monkeypatch, lost):
+    """A run during whose training images of the test go."""
+    own = write(output / "colours", 64)
+    monkeypatch.setattr("mllm.blip2.data.memory_limit", lambda: 0)
+    settings = config(own, output)
+    settings.data.on_missing = "skip"
+    settings.data.eval_batch_size = 2
+
+    def lose(self):
+        for i in lost:
+            (own / f"test{i}.png").unlink(missing_ok=True)
+
+    monkeypatch.setattr(Pretraining, "on_train_epoch_end", lose)
+    return settings
+
+
+def test_pairs_whose_images_are_lost_meanwhile_are_left_out_and_counted(tmp_path, monkeypatch):
+    with pytest.warns(UserWarning, match=r"test3\.png was lost"):
+        row = run.train(lossy(tmp_path, monkeypatch, (3, 7)))
+    assert (row["test"]["pairs"], row["test"]["lost"], row["images_lost"]) == (28, 4, 2)
+    assert math.isfinite(row["test"]["loss"])
+
+
+def test_nothing_left_to_evaluate_is_refused(tmp_path, monkeypatch):
+    with (
+        pytest.warns(UserWarning, match="was lost"),
+        pytest.raises(ValueError, match="All images of test were lost during the run, so there is nothing to evaluate"),
+    ):
+        run.train(lossy(tmp_path, monkeypatch, range(16)))
+
+
 def test_kept_features_change_nothing(folder, tmp_path):
     rows = [
         run.train(dataclasses.replace(config(folder, tmp_path / str(kept)), cache_features=kept))
