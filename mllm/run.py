@@ -29,6 +29,8 @@ from vpeft.record import plain_settings
 from vpeft.run import LOG_EVERY, check_precision, new_run, quieten, sharding
 from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError, mistakes
+from vpeft.slurm import cluster
+from vpeft.slurm.staging import local
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
 from vpeft.tasks.stepping import NEVER, StepCheckpoint, StepEvaluations, StepLines
 from vpeft.tasks.timing import Timing, Waiting
@@ -54,13 +56,14 @@ def train(config: MLLMConfig | Blip2Config) -> Mapping[str, Any]:
         FloatingPointError: The loss or a trained weight is no longer a number.
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
+    cluster.settle_rank()
     config = complete(config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
         print(f"{run.path} is finished already; its row is returned as it is.")
         return run.result
     timing = Timing(Waiting())
-    job = assemble(config)
+    job = assemble(local(config))
     if config.train.devices == config.train.nodes == 1:
         job.data.setup()  # a sample that does not fit is found before there is a folder
     return _run(config, run or new_run(config), job, timing)
@@ -160,7 +163,7 @@ def build_trainer(config: MLLMConfig | Blip2Config, run: RunFolder, timing: Timi
         limit_val_batches=None if settings.val_every else 0,
         callbacks=callbacks,
         logger=logger,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), cluster.environment(settings.devices, settings.nodes)],
         profiler=timing.waiting,
         deterministic="warn",  # attention has backwards on a GPU that do not add in the same order every time
         use_distributed_sampler=False,  # the data module's own sampler divides the samples
@@ -176,10 +179,12 @@ def _run(config: MLLMConfig | Blip2Config, run: RunFolder, job: Job, timing: Tim
     task, data = job.task, job.data
     trainer = build_trainer(config, run, timing, task.measure)
     data.trainer = trainer
+    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
+    if checkpoint:  # the number of steps follows from the samples that there were
+        data.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)[type(data).__qualname__])
     trainer.fit_loop.epoch_loop.max_steps = steps_of(config, data)
     components = {name: sum(p.numel() for _, p in named) for name, named in task.model.components().items()}
     totals = task.model.totals()  # before FSDP leaves a share of each here
-    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
     if trainer.is_global_zero:
         print_components(components, totals)
         print(f"{run.path}: {describe(config, data, trainer)}{', resumed' if checkpoint else ''}", flush=True)

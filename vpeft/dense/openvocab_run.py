@@ -33,6 +33,8 @@ from vpeft.record import plain_settings
 from vpeft.run import LOG_EVERY, check_precision, new_run, quieten
 from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError, mistakes
+from vpeft.slurm import cluster
+from vpeft.slurm.staging import local
 from vpeft.tasks.openvocab import OpenVocab, build
 from vpeft.tasks.pictures import TestPictures
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
@@ -60,6 +62,7 @@ def train(config: OpenVocabConfig) -> Mapping[str, Any]:
         FloatingPointError: The loss or a trained weight is no longer a number.
         SystemExit: A signal stopped the run (`vpeft.tasks.resuming.Interrupted`); it can be resumed.
     """
+    cluster.settle_rank()
     check(config)
     run = run_folder.find(config) if config.train.resume else None
     if run and run.result:
@@ -68,7 +71,7 @@ def train(config: OpenVocabConfig) -> Mapping[str, Any]:
     timing = Timing(Waiting())
     quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task, data = build(config, training=config.train.steps > 0)
+    task, data = build(local(config), training=config.train.steps > 0)
     return _run(config, run or new_run(config), task, data, timing)
 
 
@@ -117,7 +120,7 @@ def build_trainer(config: OpenVocabConfig, run: RunFolder, task: OpenVocab, timi
         check_val_every_n_epoch=None,  # counts steps across epochs
         callbacks=callbacks,
         logger=logger,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), cluster.environment(settings.devices, 1)],
         profiler=timing.waiting,
         deterministic="warn",  # resizing a map has no backward on a GPU that adds in the same order every time
         use_distributed_sampler=False,  # the data module's own sampler divides the images

@@ -40,7 +40,7 @@ def environment(devices: int, nodes: int) -> ClusterEnvironment:
     Raises:
         ValueError: srun started other numbers of tasks; says which, and both remedies.
     """
-    if not launched():
+    if TorchElasticEnvironment.detect() or not launched():  # torchrun may be what srun started
         return next((other() for other in _OTHERS if other.detect()), LightningEnvironment())
     _compare(devices, nodes, os.environ)
     # `vpeft.slurm.job` queues a job again, after `LastCheckpoint` has saved. Lightning's own requeueing writes a

@@ -30,8 +30,9 @@ from types import FrameType
 from typing import Any
 
 from vpeft import cli
+from vpeft.slurm.notes import events, note
 
-EVENTS, STAGE = "events.jsonl", "VPEFT_STAGE"
+STAGE = "VPEFT_STAGE"
 SAVED, STOPPED = 128 + signal.SIGUSR1, 128 + signal.SIGTERM
 # After the first task has ended, the others have this long: one that was killed leaves them waiting for it.
 WAIT = 300
@@ -56,11 +57,11 @@ def main(argv: Sequence[str]) -> int:
     started = time.time()
     environment = _environment(command, slurm)
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
-    _note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "time")}})
+    note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "time")}})
     code = Task(_srun(slurm)).run(command)
     state = {0: "completed", SAVED: "saved", STOPPED: "stopped"}.get(code, "failed")
     again = state == "saved" or (state == "failed" and _failures(folder, environment["job"]) < given.retries)
-    _note(folder, {"event": "end", "state": state, "code": code, "seconds": round(time.time() - started, 1)})
+    note(folder, {"event": "end", "state": state, "code": code, "seconds": round(time.time() - started, 1)})
     if again:  # noted before, because this ends the process
         return _requeue(folder, environment["job"], code)
     return code
@@ -142,22 +143,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _note(folder: Path, event: Mapping[str, Any]) -> None:
-    with (folder / EVENTS).open("a") as file:
-        file.write(json.dumps(event) + "\n")
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    """The starts and ends of a member, oldest first; a line that was cut short is left out."""
-    found, file = [], folder / EVENTS
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
 def _failures(folder: Path, job: str) -> int:
     """How often this job has failed before; an earlier submission of the member does not count."""
     starts = [place for place, event in enumerate(events(folder)) if event.get("job") == job]
@@ -169,7 +154,7 @@ def _requeue(folder: Path, job: str, code: int) -> int:
     if done.returncode:
         print(f"scontrol requeue {job}: {done.stderr.strip()}. Submit it again.", file=sys.stderr, flush=True)
     else:
-        _note(folder, {"event": "requeue", "job": job})
+        note(folder, {"event": "requeue", "job": job})
     return code
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vpeft.slurm.commands import run
-from vpeft.slurm.job import events
+from vpeft.slurm.notes import events
 
 ACTIVE = ("pending", "running", "requeued")
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")

@@ -63,9 +63,10 @@ class StepSeeds(L.Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes last.ckpt after every epoch, and before leaving on Ctrl-C or SIGTERM.
+    """Writes last.ckpt after every epoch, and before leaving on Ctrl-C, SIGTERM or SIGUSR1.
 
-    A signal is answered after the present optimiser step. A second one ends the process at once.
+    A signal is answered after the present optimiser step. A second Ctrl-C ends the process at once; the others come
+    twice from Slurm, which sends them to a process and to the one that hands them on.
 
     Args:
         path: The file.
@@ -79,16 +80,20 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Here and not earlier: Lightning installs its own handlers just before, and removes all at the end.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, self._receive)
 
     on_test_start = on_train_start
 
+    def stop(self, number: int) -> None:
+        """Leave as if this process had received a signal; for a run whose thread receives none."""
+        self._received = number
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None and number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._received = number
+        self._received = self._received or number
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
