@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from mllm.blip2.text import Words
 from mllm.data.images import Look, Pictures
 from mllm.data.locate import locate
+from mllm.data.parts import Parts
 from mllm.data.shelf import Shelf
 from mllm.data_schema import DataConfig
 from mllm.sample import Sample
@@ -145,7 +146,7 @@ class PairData(L.LightningDataModule):
         red, green, blue = (int(255 * channel) for channel in mean)
         self.look = Look(image_size, config.aspect, interpolation, (red, green, blue))
         found, facts = locate(config)
-        self._samples = {part: found[part] for part in ("train", "val", "test")}
+        self._samples = Parts({part: found[part] for part in ("train", "val", "test")})
         texts = {part: [_checked(one) for one in samples] for part, samples in self._samples.items()}
         different = dict.fromkeys(text for part in texts.values() for text in part)
         self._captions = {text: number for number, text in enumerate(different)}
@@ -194,9 +195,8 @@ class PairData(L.LightningDataModule):
         self.provenance["images"] = len(self._pictures)
         for reason in self._pictures.reasons:
             warnings.warn(f"Left out: {reason}", stacklevel=2)
-        if self._pictures.reasons:
-            for part in self._samples:
-                self._leave_out(part, self._pictures)
+        self._samples.leave_out(self._pictures)
+        self._count()
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled batches, all of one size.
@@ -227,13 +227,20 @@ class PairData(L.LightningDataModule):
         blocks = [(0, block.tolist()) for block in numbers.split(self.config.eval_batch_size)]
         return make_loader(ImageBatches(self.pictures, self.by_index), blocks, self.config.workers)  # type: ignore[arg-type]
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and batch that a run resumed from here goes on with."""
-        return reached(self.trainer, self._start)
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and batch that a run resumed from here goes on with, and which pairs it has."""
+        return reached(self.trainer, self._start) | {"samples": self._samples.state_dict()}
 
-    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Make the next `train_dataloader` begin there."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Make the next `train_dataloader` begin there, with the pairs that there were.
+
+        Raises:
+            ValueError: The pairs are others.
+        """
+        self.setup()
         self._start = (state_dict["epoch"], state_dict["batch"])
+        self._samples.load_state_dict(state_dict["samples"])
+        self._count()
 
     def _in_order(self, part: str) -> DataLoader[dict[str, Tensor]]:
         rank, world = self._process()
@@ -248,14 +255,9 @@ class PairData(L.LightningDataModule):
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _leave_out(self, part: str, pictures: Pictures) -> None:
-        samples = self._samples[part]
-        kept = [i for i, one in enumerate(samples) if not pictures.failed[pictures.position(one.images[0])]]
-        if not kept and len(samples):
-            raise ValueError(f"Not one image of {part} can be read. The first: {pictures.reasons[0]}")
-        self.provenance["skipped"] += len(samples) - len(kept)
-        self.provenance["counts"][part] = len(kept)
-        self._samples[part] = samples.take(kept)
+    def _count(self) -> None:
+        self.provenance["counts"] = {part: len(samples) for part, samples in self._samples.items()}
+        self.provenance["skipped"] = self._samples.skipped
 
 
 def caption(sample: Sample) -> str:

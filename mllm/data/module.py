@@ -15,6 +15,7 @@ from mllm.data.batches import Batches, Writing
 from mllm.data.images import Look, Pictures
 from mllm.data.locate import locate
 from mllm.data.order import GroupedSampler, first_fit
+from mllm.data.parts import Parts
 from mllm.data.shelf import Shelf
 from mllm.data_schema import DataConfig
 from mllm.templates import find
@@ -74,7 +75,7 @@ class MultimodalData(L.LightningDataModule):
         template = find(config.template, config.system)
         self.writing = Writing(template, tokenizer, tokens_per_image, config.max_length, instruction_tokenizer)
         found, facts = locate(config)
-        self._samples = {part: samples for part, samples in found.items() if parts is None or part in parts}
+        self._samples = Parts({part: samples for part, samples in found.items() if parts is None or part in parts})
         self.provenance: dict[str, Any] = facts | {
             "task": config.task,
             "counts": {part: len(samples) for part, samples in self._samples.items()},
@@ -135,12 +136,8 @@ class MultimodalData(L.LightningDataModule):
         limit = memory_limit() // (self.trainer.num_devices if self.trainer else 1)
         images = (image for samples in self._samples.values() for sample in samples for image in sample.images)
         self._pictures = Pictures(images, self.look, self.config.on_missing == "skip", limit)
-        for part in self._samples:
-            self._leave_out(part)
-            self.provenance["counts"][part] = len(self._samples[part])
-            self.lengths(part)
-        self.provenance["images"] = len(self._pictures)
-        self.provenance["tokens"] = {part: int(lengths.sum()) for part, lengths in self._lengths.items()}
+        self._samples.leave_out(self._pictures)
+        self._count()
         for reason in self._pictures.reasons:
             warnings.warn(f"Left out: {reason}", stacklevel=2)
 
@@ -178,13 +175,22 @@ class MultimodalData(L.LightningDataModule):
         sampler = EpochSampler(len(batches), self.config.eval_batch_size, self.seed, False, False, rank, world)
         return make_loader(batches, sampler, self.config.workers)
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and batch that a run resumed from here goes on with."""
-        return reached(self.trainer, self._start)
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and batch that a run resumed from here goes on with, and which samples it has."""
+        return reached(self.trainer, self._start) | {"samples": self._samples.state_dict()}
 
-    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Make the next `train_dataloader` begin there."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Make the next `train_dataloader` begin there, with the samples that there were.
+
+        Raises:
+            ValueError: The samples are others.
+        """
+        self.setup()
         self._start = (state_dict["epoch"], state_dict["batch"])
+        self._samples.load_state_dict(state_dict["samples"])
+        self._rows = None
+        self._lengths.clear()
+        self._count()
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -197,18 +203,8 @@ class MultimodalData(L.LightningDataModule):
             self.provenance["filled"] = round(float(lengths.sum()) / (capacity * len(self._rows)), 4)
         return self._rows
 
-    def _leave_out(self, part: str) -> None:
-        samples, pictures = self._samples[part], self._pictures
-        assert pictures is not None
-        if not pictures.reasons:
-            return
-        kept = [
-            i for i, one in enumerate(samples) if not any(pictures.failed[pictures.position(x)] for x in one.images)
-        ]
-        self.provenance["skipped"] += len(samples) - len(kept)
-        if not kept and len(samples):
-            raise ValueError(
-                f"Not one sample of {part} has all its images, so there is nothing left to skip to. The first: "
-                f"{pictures.reasons[0]}"
-            )
-        self._samples[part] = samples.take(kept)
+    def _count(self) -> None:
+        self.provenance["counts"] = {part: len(samples) for part, samples in self._samples.items()}
+        self.provenance["skipped"] = self._samples.skipped
+        self.provenance["images"] = len(self.pictures)
+        self.provenance["tokens"] = {part: int(self.lengths(part).sum()) for part in self._samples}

@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from mllm import run
+from mllm.data_schema import FilesConfig
 from mllm.task import Instruct
-from tests.mllm.runs import resumed, stopped, tiny_config, write_language
+from tests.mllm.data.files import write_images, write_talks
+from tests.mllm.runs import resumed, stopped, tiny_config, watched, write_language
+from tests.mllm.vocabularies import by_bytes
 from vpeft.results import read_rows
 from vpeft.tasks.resuming import Interrupted
 
@@ -103,6 +106,50 @@ def test_stopped_in_an_evaluation_it_is_evaluated_then(language, tmp_path, monke
         run.train(parts)
     assert_equal(parts, run.train(resumed(parts)), whole, expected)
     assert begun == ([2, 2, 4] if evaluation == 1 else [2, 4, 4])
+
+
+def talking(folder, name, **change):
+    """A run on files, whose images are read when they are needed."""
+    root = folder / name / "data"
+    write_talks(root, 20)
+    files = FilesConfig(train=["talks.json"], test=["talks.json"])
+    data = {"task": "talks", "root": root, "files": files, "max_length": 120, "on_missing": "skip"} | change
+    (root / "images/1.png").unlink()
+    return tiny_config(write_language(folder / name / "language", by_bytes()), folder / name, data)
+
+
+@pytest.mark.parametrize("change", [{}, {"pack": True, "batch_size": 1}, {"group_by_length": True}], ids=str)
+def test_an_image_that_vanishes_while_it_is_stopped_changes_no_place(tmp_path, monkeypatch, change):
+    """It ends as a run that lost the image in the same batch and went on; one that comes back is not looked at."""
+    monkeypatch.setattr("mllm.data.module.memory_limit", lambda: 0)
+    whole, parts = (talking(tmp_path, name, **change) for name in ("whole", "parts"))
+    steps = []
+
+    def lose(task, *batch):
+        steps.append(0)
+        if len(steps) == 4:
+            (whole.data.root / "images/12.png").unlink()
+
+    with watched("training_step", lose):
+        expected = run.train(whole)
+    with stopped(3):
+        run.train(parts)
+    (parts.data.root / "images/12.png").unlink()
+    write_images(parts.data.root / "images", 2)
+    row = run.train(resumed(parts))
+    assert_equal(parts, row, whole, expected)
+    for key in ("counts", "skipped", "tokens"):
+        assert row["data"][key] == expected["data"][key]
+    assert (row["images_lost"], expected["images_lost"]) == (1, 2)
+
+
+def test_data_that_has_changed_is_not_resumed(tmp_path):
+    settings = talking(tmp_path, "run")
+    with stopped(3):
+        run.train(settings)
+    write_talks(settings.data.root, 19)
+    with pytest.raises(ValueError, match="its data holds other samples, or in another order, than when it began"):
+        run.train(resumed(settings))
 
 
 def test_other_settings_are_not_resumed(language, tmp_path):
