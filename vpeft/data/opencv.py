@@ -1,4 +1,4 @@
-"""Resizing and HSV as OpenCV computes them on bytes, in NumPy, so that training images equal mmsegmentation's.
+"""Resizing, blurring and HSV as OpenCV computes them on bytes, in NumPy, so that images equal those made with it.
 
 H W size of an image, h w size that is wanted
 """
@@ -6,6 +6,7 @@ H W size of an image, h w size that is wanted
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import correlate1d
 
 Box = tuple[slice, slice]
 ALL: Box = (slice(None), slice(None))
@@ -20,9 +21,41 @@ def resize(image: np.ndarray, size: tuple[int, int], box: Box = ALL) -> np.ndarr
         size: (h, w).
         box: Rows and columns of the result that are computed.
     """
+    return _bilinear(image, size, (size[0] / image.shape[0], size[1] / image.shape[1]), box)
+
+
+def rescale(image: np.ndarray, factor: float) -> np.ndarray:
+    """Bilinear by a factor (fx = fy = factor): the positions follow the factor and not the rounded size.
+
+    Differs: at a factor of one half the last row of an odd height may be one level off, the last column likewise.
+    """
+    size = max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))
+    # OpenCV copies what would keep its size, though the factor is not one.
+    return image.copy() if size == image.shape[:2] else _bilinear(image, size, (factor, factor), ALL)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur over 6 sigma + 1 pixels, mirrored at the edge (GaussianBlur): uint8 [H, W, 3] to the same.
+
+    Weights are in 256ths that sum to 256; what rounding leaves is passed on towards the middle.
+    """
+    half = (round(6 * sigma + 1) | 1) // 2
+    exact = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * sigma**2))
+    exact *= 256 / exact.sum()
+    side, left = [], 0.0
+    for weight in exact[:half]:
+        side.append(round(weight + left))
+        left += weight - side[-1]
+    weights = [*side, 256 - 2 * sum(side), *reversed(side)]
+    across = correlate1d(image, weights, axis=1, output=np.int32, mode="mirror")
+    down = correlate1d(across, weights, axis=0, output=np.int32, mode="mirror")
+    return np.right_shift(down + (1 << 15), 16).astype(np.uint8)
+
+
+def _bilinear(image: np.ndarray, size: tuple[int, int], factors: tuple[float, float], box: Box) -> np.ndarray:
     height, width = image.shape[:2]
-    up, top, bottom = _taps(height, size[0], box[0])
-    left, west, east = _taps(width, size[1], box[1])
+    up, top, bottom = _taps(size[0], factors[0], box[0])
+    left, west, east = _taps(size[1], factors[1], box[1])
     # Only across does OpenCV drop the weight of what lies outside; down it counts the edge twice.
     outside = (left < 0) | (left >= width - 1)
     west, east = np.where(outside, _ONE, west), np.where(outside, 0, east)
@@ -75,10 +108,9 @@ def hsv_to_rgb(image: np.ndarray) -> np.ndarray:
     return (np.stack([red, green, blue], -1) * np.float32(255)).astype(np.uint8)
 
 
-def _taps(there: int, wanted: int, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _taps(wanted: int, factor: float, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First of the two pixels that each wanted one is mixed of, and the weights of both."""
-    scale = 1 / (wanted / there)
-    at = ((np.arange(wanted)[part] + 0.5) * scale - 0.5).astype(np.float32)
+    at = ((np.arange(wanted)[part] + 0.5) * (1 / factor) - 0.5).astype(np.float32)
     first = np.floor(at)
     share = at - first
     one, unit = np.float32(1), np.float32(_ONE)
