@@ -11,7 +11,7 @@ Tensors are `VLM.delta()`: `vision.*` what methods learned in the tower (packed 
     connector                  its entry, every option written out
     language                   name, pretrained, dtype, weights {source, origin, sha256}, tokenizer (its hash)
     language_method            its entry, every option written out
-    preparation                how images and conversations are written as sequences
+    preparation                how images and conversations are written as sequences, every field of the template
     sha256                     over the manifest without this key and all tensors
 
 and whatever else the caller says of the run.

@@ -12,7 +12,7 @@ from mllm.adapter import load_adapter
 from mllm.connectors import Instructed
 from mllm.data.batches import Writing
 from mllm.data.images import Look
-from mllm.templates import find
+from mllm.templates import restored
 from vpeft.predict import find_device
 
 
@@ -52,7 +52,7 @@ class Assistant:
         self.look = Look((height, width), prepared["aspect"], prepared["interpolation"], (red, green, blue))
         about, connector = self.model.about, self.model.connector
         self.writing = Writing(
-            find(prepared["template"], prepared["system"] if system is None else system),
+            restored(prepared, self.path, system),
             about.tokenizer,
             connector.tokens,  # type: ignore[arg-type]
             about.context,

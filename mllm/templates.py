@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -105,6 +105,26 @@ def find(name: str, system: str | None = None) -> AnyTemplate:
     elif name not in entries:
         raise ValueError(f"data.template '{name}' is not known; {did_you_mean(name, [*entries, CHAT])}")
     template = _template(file, name, entries[name])
+    return template if system is None else replace(template, system=system)
+
+
+def restored(saved: Mapping[str, Any], file: Path, system: str | None = None) -> AnyTemplate:
+    """The template that an adapter was trained with, wherever it came from.
+
+    Args:
+        saved: `preparation` of its manifest: `template`, `system`, and the fields of one that is no tokenizer's own.
+        file: The adapter, for messages.
+        system: A system text in place of the one it was trained with; "" for none.
+
+    Raises:
+        ValueError: The fields are no template.
+    """
+    system = saved["system"] if system is None else system
+    fields = saved.get("template_fields")
+    if fields is None:
+        return find(saved["template"], system)
+    entry = {key: value for key, value in fields.items() if key != "name"}
+    template = _template(file, str(fields.get("name")), entry)
     return template if system is None else replace(template, system=system)
 
 

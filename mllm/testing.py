@@ -20,6 +20,7 @@ from mllm.data_schema import SETS
 from mllm.evaluation import Answers, answer_all, choose, serve
 from mllm.schema import EvaluationConfig, MLLMConfig
 from mllm.sequence import IGNORED
+from mllm.templates import restored
 from vpeft.config import resolve
 from vpeft.nearest import did_you_mean
 from vpeft.results import append_row
@@ -69,7 +70,9 @@ def open_data(assistant: Assistant, overrides: Sequence[tuple[str, str]], part: 
         raise ConfigError(
             f"command line: {task} is read from files; give --data.root DIR and --data.files.{part} '[NAME]'"
         )
-    backbone, writing = model.vision.backbone, assistant.writing
+    backbone, writing, template = model.vision.backbone, assistant.writing, None
+    if "data.template" not in dict(overrides):  # a file of one's own need not be here any more
+        template = restored(manifest["preparation"], assistant.path, config.data.system)
     found = MultimodalData(
         config.data,
         writing.tokenizer,
@@ -80,6 +83,7 @@ def open_data(assistant: Assistant, overrides: Sequence[tuple[str, str]], part: 
         manifest["seed"],
         instruction_tokenizer=writing.instruction_tokenizer,
         parts=[part],
+        template=template,
     )
     if part not in found.provenance["counts"]:
         raise ConfigError(f"command line: {task} has no part '{part}'; every set has test, and as a rule val")

@@ -18,7 +18,7 @@ from mllm.data.order import GroupedSampler, first_fit
 from mllm.data.parts import Parts
 from mllm.data.shelf import Shelf
 from mllm.data_schema import DataConfig
-from mllm.templates import find
+from mllm.templates import AnyTemplate, Template, find
 from vpeft.data.cache import memory_limit
 from vpeft.data.images import Interpolation
 from vpeft.data.loader import EpochSampler, make_loader, reached
@@ -48,6 +48,7 @@ class MultimodalData(L.LightningDataModule):
         by_index: Serve positions of images instead of pixels, for features that are kept.
         instruction_tokenizer: Of a connector that reads the question.
         parts: Which parts are read; None is all.
+        template: Of an adapter; None is what `config` names.
 
     Raises:
         ValueError: Data or a part of it is missing, or a sample has a fault; in `setup`, if one does not fit.
@@ -66,13 +67,14 @@ class MultimodalData(L.LightningDataModule):
         by_index: bool = False,
         instruction_tokenizer: PreTrainedTokenizerBase | None = None,
         parts: Sequence[str] | None = None,
+        template: AnyTemplate | None = None,
     ) -> None:
         super().__init__()
         self.config, self.seed, self.by_index = config, seed, by_index
         interpolation = interpolation if config.interpolation == "auto" else config.interpolation
         red, green, blue = (int(255 * channel) for channel in mean)  # cut off and not rounded, as LLaVA does
         self.look = Look(image_size, config.aspect, interpolation, (red, green, blue))
-        template = find(config.template, config.system)
+        template = template or find(config.template, config.system)
         self.writing = Writing(template, tokenizer, tokens_per_image, config.max_length, instruction_tokenizer)
         found, facts = locate(config)
         self._samples = Parts({part: samples for part, samples in found.items() if parts is None or part in parts})
@@ -90,13 +92,14 @@ class MultimodalData(L.LightningDataModule):
     @property
     def preparation(self) -> dict[str, Any]:
         """How a sample becomes one of a batch."""
-        config, look = self.config, self.look
+        config, look, template = self.config, self.look, self.writing.template
         return {
             "image_size": list(look.size),
             "aspect": look.aspect,
             "interpolation": look.interpolation,
             "fill": list(look.fill),
             "template": config.template,
+            "template_fields": vars(template) if isinstance(template, Template) else None,
             "system": config.system,
             "question": config.question,
             "max_length": config.max_length,

@@ -10,6 +10,7 @@ import torch
 from mllm import adapt, connectors
 from mllm import language as languages
 from mllm.adapter import save_adapter
+from mllm.templates import find
 from mllm.vision import tower, vision_shape
 from mllm.vlm import VLM
 from tests.mllm.models import MLP, stored
@@ -21,6 +22,7 @@ PREPARATION: dict[str, Any] = {
     "interpolation": "bilinear",
     "fill": [127, 102, 76],
     "template": "bare",
+    "template_fields": vars(find("bare")),
     "system": None,
     "question": "{}",
     "max_length": 100,

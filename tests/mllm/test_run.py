@@ -5,15 +5,21 @@ import json
 
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mllm import run
 from mllm.adapter import load_adapter, read_manifest
+from mllm.assistant import Assistant
+from mllm.card import rendered
 from mllm.data_schema import FilesConfig
+from mllm.templates import FILE
+from mllm.testing import open_data
 from tests.mllm.data.files import write_talks
 from tests.mllm.runs import LORA, tiny_config, watched, write_language
 from vpeft.config import parse, to_yaml
 from vpeft.results import read_rows
+from vpeft.yaml_file import read_yaml
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +208,25 @@ def test_a_run_starts_from_an_earlier_adapter(language, finished, tmp_path, caps
     after = model.delta()
     kept = {name for name in after if torch.equal(after[name], trained[name])}
     assert kept == {name for name in after if name.startswith("connector.")}
+
+
+def test_an_adapter_needs_no_template_file_any_more(language, tmp_path):
+    file = tmp_path / "mine.yaml"
+    entry = read_yaml(FILE)["bare"] | {"cue": " so", "system": "look ."}
+    file.write_text(yaml.safe_dump({"mine": entry}))
+    run.train(tiny_config(language, tmp_path, {"template": str(file)}, train={"steps": 1}))
+    file.unlink()
+    adapter = tmp_path / "run/adapter.safetensors"
+    assistant = Assistant(adapter, device="cpu")
+    assert vars(assistant.writing.template) == entry | {"name": "mine"}
+    data = open_data(assistant, [], "test")
+    assert rendered(data.samples("test")[0], data.writing).endswith(" so")
+    other = Assistant(adapter, device="cpu", system="see .")
+    assert vars(other.writing.template) == entry | {"name": "mine", "system": "see ."}
+    changed = open_data(assistant, [("data.system", "see .")], "test").writing.template
+    assert changed == other.writing.template
+    with pytest.raises(ValueError, match=r"mine\.yaml: there is no such file"):
+        open_data(assistant, [("data.template", str(file))], "test")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(language, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from mllm.assistant import Assistant
+from mllm.templates import find
 from tests.mllm.adapters import saved
 from vpeft.results import read_rows
 
@@ -68,7 +69,8 @@ def test_the_preparation_is_that_of_training_unless_it_is_changed(tool, talks):
     (row,) = read_rows(folder / "out" / "results.jsonl")
     assert row["test"]["card"]["prompt"]["example"].startswith("a b . USER: <image>")
     prepared = Assistant(adapter).manifest["preparation"]
-    assert row["preprocessing"] == prepared | {"template": "llava_v1", "system": "a b ."}
+    written = {"template": "llava_v1", "system": "a b .", "template_fields": vars(find("llava_v1", "a b ."))}
+    assert row["preprocessing"] == prepared | written
 
 
 def test_wrong_input_is_one_sentence(tool, talks):
