@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     started = time.time()
     environment = _environment(command, slurm)
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
-    note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "time")}})
+    note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "pid", "time")}})
     code = Task(_srun(slurm)).run(command)
     state = {0: "completed", SAVED: "saved", STOPPED: "stopped"}.get(code, "failed")
     again = state == "saved" or (state == "failed" and _failures(folder, environment["job"]) < given.retries)
@@ -126,6 +126,7 @@ def _environment(command: Sequence[str], slurm: Mapping[str, str]) -> dict[str, 
         "job": f"{array}_{slurm['SLURM_ARRAY_TASK_ID']}" if array else slurm["SLURM_JOB_ID"],
         "run": int(slurm.get("SLURM_RESTART_COUNT", 0)) + 1,
         "host": os.uname().nodename,
+        "pid": os.getpid(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "folder": str(Path.cwd()),
         "command": shlex.join(command),
