@@ -144,7 +144,7 @@ def test_a_folder_of_ones_own_needs_no_task(tmp_path: Path) -> None:
     ("task", "command"),
     [
         ("digits", r"python data_prep/embedded\.py --tasks digits --root .*nowhere"),
-        ("cifar100", r"data\.root/cifar/.* python data/vtab-source/get_vtab1k\.py"),
+        ("cifar100", r"data\.root/cifar/.* python data_prep/vtab1k\.py"),
         ("my_own", r"train/CLASS/ and test/CLASS/.*python data_prep/embedded\.py --tasks all --root .*nowhere"),
     ],
 )

@@ -35,7 +35,7 @@ def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) 
         ValueError: The folder was not made by data_prep/embedded.py, or a file differs from its manifest.
     """
     facts = _facts(folder, name)
-    listing = vtab.read(folder, name, split)
+    listing = vtab.read_lists(folder, name, split)
     # JPEG files in here are the published originals, byte for byte.
     listing.provenance.update(facts, format="embedded", lossy=False, warning=None)
     return listing

@@ -32,7 +32,8 @@ def locate(config: DataConfig) -> Listing:
     name, _ = find_task(config.task)
     if place is None:
         raise ValueError(f"data.root {root} holds no task '{name}'. {_remedy(name, root)}")
-    if config.format == "embedded" or (config.format == "auto" and (place / embedded.MANIFEST).is_file()):
+    made_here = name in EMBEDDED and (place / embedded.MANIFEST).is_file()
+    if config.format == "embedded" or (config.format == "auto" and made_here):
         return embedded.read(place, name, config.split)
     return vtab.read(place, name, config.split)
 
@@ -56,7 +57,8 @@ def _remedy(task: str, root: Path | None = None) -> str:
     if task not in VTAB:
         return f"{own} Data to try: python data_prep/embedded.py --tasks all{where}"
     return (
-        f"{task} needs a folder in VTAB-1k layout, data.root/{VTAB[task].folder or task}/train800val200.txt and so on, "
-        f"as the command python data/vtab-source/get_vtab1k.py of github.com/ZhangYuanhan-AI/NOAH makes it. {own} "
+        f"{task} needs a folder in VTAB-1k layout, data.root/{VTAB[task].folder or task}/train800val200.txt and so on. "
+        f"From the original archives this command makes it, and says which they are: python data_prep/vtab1k.py "
+        f"--tasks {task} --root {root or 'DIR'} --source originals --archives DIR. {own} "
         f"Tasks that install by themselves: python data_prep/embedded.py --tasks all{where}"
     )

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from vpeft.data.listing import Listing, Split
 from vpeft.data.tables import ALIASES, VTAB, Task, find_task
 from vpeft.fetch import stays_inside
+from vpeft.vtab1k import manifest
 
 LISTS = ("train800", "val200", "train800val200", "test")
 _SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
-_JPEG = (".jpg", ".jpeg")
 
 
 def has_lists(folder: Path) -> bool:
@@ -31,6 +31,31 @@ def task_folder(root: Path, name: str) -> Path | None:
 
 
 def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) -> Listing:
+    """List a task's files and labels, with what its manifest tells of their origin.
+
+    Args:
+        folder: Holds the split lists, and the manifest where data_prep/vtab1k.py wrote one.
+        name: The task; its classes come from the table.
+        split: `train800` reads val200 as well.
+
+    Raises:
+        ValueError: As `read_lists`; or the manifest is damaged or changed, or a list is not the one it was made with,
+            or the folder is of an export that was stopped.
+    """
+    listing = read_lists(folder, name, split)
+    listing.provenance.update(_origin(folder, find_task(name)[0]))
+    return listing
+
+
+def _origin(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / manifest.NAME).is_file():
+        return {"source": None, "manifest": None}
+    content = manifest.read(folder, name)
+    manifest.check_lists(folder, content, name)
+    return {"source": content["source"], "manifest": content["sha256"], "lossy": content["lossy"]}
+
+
+def read_lists(folder: Path, name: str, split: Literal["train800", "train800val200"]) -> Listing:
     """List a task's files and labels.
 
     Args:
@@ -46,7 +71,7 @@ def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) 
     wanted = {"train": split, "val": "val200" if split == "train800" else None, "test": "test"}
     parts = {part: _read_list(folder, stem, name, task) if stem else Split() for part, stem in wanted.items()}
     _refuse_overlap(folder, parts)
-    jpeg = any(file.suffix.lower() in _JPEG for part in parts.values() for file in part.files)
+    jpeg = any(is_jpeg(file.name) for part in parts.values() for file in part.files)
     warning = [_jpeg_warning(name)] if jpeg else []
     for part, stem in wanted.items():
         expected = _SIZES.get(stem or "", task.test)
@@ -65,6 +90,11 @@ def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) 
         "packages": [],
     }
     return Listing(list(task.classes), parts["train"], parts["val"], parts["test"], provenance)
+
+
+def is_jpeg(file: str) -> bool:
+    """Whether a file's name says that it is JPEG."""
+    return file.lower().endswith((".jpg", ".jpeg"))
 
 
 def _jpeg_warning(name: str) -> str:

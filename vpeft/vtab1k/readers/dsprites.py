@@ -45,10 +45,9 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     classes = np.load(io.BytesIO(archive.read("latents_classes.npy")), allow_pickle=False)
     _refuse_another_order(classes, archive.path)
     images, start = _pixels(archive.member("imgs.npy"), len(classes))
-    size = _SIDE * _SIDE
     return {
         "train": [
-            Example(i, label(value, task), partial(_image, images.part(start + i * size, size)))
+            Example(i, label(value, task), partial(_image, images, start + i * _SIDE * _SIDE))
             for i, value in enumerate(classes[:, _COLUMN[task]].tolist())
         ]
     }
@@ -74,5 +73,5 @@ def _pixels(member: Stored, count: int) -> tuple[Stored, int]:
     return member, head.tell()
 
 
-def _image(row: Stored) -> np.ndarray:
-    return np.frombuffer(row.read(), np.uint8).reshape(_SIDE, _SIDE) * 255
+def _image(images: Stored, offset: int) -> np.ndarray:
+    return np.frombuffer(images.part(offset, _SIDE * _SIDE).read(), np.uint8).reshape(_SIDE, _SIDE) * 255

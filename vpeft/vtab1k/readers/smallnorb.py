@@ -60,11 +60,7 @@ def _read(folder: Path, split: str, task: str) -> list[Example]:
         info.part(info_start, prod(info_shape) * info_dtype.itemsize).read(), info_dtype
     ).reshape(info_shape)
     labels = attributes[:, 2] // 2 if task == "smallnorb_azi" else attributes[:, 1]
-    side = 96 * 96
-    return [
-        Example(i, label, partial(_image, dat.part(start + 2 * i * side, side)))
-        for i, label in enumerate(labels.tolist())
-    ]
+    return [Example(i, label, partial(_image, dat, start + 2 * i * 96 * 96)) for i, label in enumerate(labels.tolist())]
 
 
 def _stream(path: Path) -> Stored:
@@ -81,5 +77,5 @@ def _head(file: Stored) -> tuple[tuple[int, ...], np.dtype, int]:
     return shape, _MAGIC[magic], 8 + 4 * max(3, rank)
 
 
-def _image(row: Stored) -> np.ndarray:
-    return np.frombuffer(row.read(), np.uint8).reshape(96, 96)
+def _image(dat: Stored, offset: int) -> np.ndarray:
+    return np.frombuffer(dat.part(offset, 96 * 96).read(), np.uint8).reshape(96, 96)
