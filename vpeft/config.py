@@ -158,13 +158,14 @@ def _kind(tree: Mapping[str, Any], source: str) -> type[AnyConfig]:
 def _layer(kind: type, tree: Mapping[str, Any], source: str) -> tuple[Settings, Settings]:
     """The settings of a file, and those of its `embedded:` section."""
     tree = dict(tree)
-    embedded = _flatten(kind, _without_search(tree.pop("embedded", None)), source, "embedded", "")
-    return _flatten(kind, _without_search(tree), source), embedded
+    embedded = _flatten(kind, _own(tree.pop("embedded", None)), source, "embedded", "")
+    return _flatten(kind, _own(tree), source), embedded
 
 
-def _without_search(tree: Any) -> Any:
-    """All but the section that `vpeft.search` reads."""
-    return {key: value for key, value in tree.items() if key != "search"} if isinstance(tree, Mapping) else tree
+def _own(tree: Any) -> Any:
+    """All but the sections that `vpeft.search` and `vpeft.suite.sweep` read."""
+    others = ("search", "sweep")
+    return {key: value for key, value in tree.items() if key not in others} if isinstance(tree, Mapping) else tree
 
 
 def _is_embedded(settings: Settings) -> bool:
