@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import lightning.pytorch as L
+from torch import Tensor
 
 from vpeft.tuned import Tuned
 
@@ -45,6 +46,18 @@ class Data(Protocol):
     def preparation(self) -> dict[str, Any]: ...
 
 
+class Elsewhere(Protocol):
+    """Computes what a model makes of images, in the place of the model itself."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees [B, C] of normalised images [B, 3, H, W]; their gradient ends at it."""
+        ...
+
+    def backward(self) -> None:
+        """Goes on with the gradient from there."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """One run, built and not started.
@@ -53,8 +66,10 @@ class Job:
         task: A `Task`.
         data: A `Data`.
         pictures: Sends pictures of the test to TensorBoard.
+        seat: Its place among runs that are trained together (`vpeft.packed`).
     """
 
     task: Any
     data: Any
     pictures: L.Callback
+    seat: L.Callback | None = None

@@ -79,7 +79,7 @@ def train(config: AnyConfig, beside: Mapping[str, Any] | None = None) -> Mapping
     timing = Timing(Waiting())
     job = assemble(local(config))
     run = run or new_run(config)
-    return _run(config, run, job, timing, beside or {})
+    return carry_out(config, run, job, timing, beside or {})
 
 
 def complete(config: Kind) -> Kind:
@@ -162,12 +162,17 @@ def _task_of(config: TunedConfig) -> str:
     return task
 
 
-def build_trainer(config: TunedConfig, run: RunFolder, timing: Timing, others: Sequence[L.Callback]) -> L.Trainer:
-    """Lightning's Trainer of a configuration, with everything that writes into the run's folder."""
+def build_trainer(
+    config: TunedConfig, run: RunFolder, timing: Timing, others: Sequence[L.Callback], label: str = ""
+) -> L.Trainer:
+    """Lightning's Trainer of a configuration, with everything that writes into the run's folder.
+
+    A label stands before its lines on a terminal that it shares with other runs, where there is no bar.
+    """
     settings = config.train
     callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite()]
-    on_screen = sys.stdout.isatty()
-    callbacks.append(Bar() if on_screen else EpochLines())
+    on_screen = sys.stdout.isatty() and not label
+    callbacks.append(Bar() if on_screen else EpochLines(label))
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
     logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
     logger.hparams.update(plain_settings(config))  # for hparams.yaml; TensorBoard gets them with the final metric
@@ -213,11 +218,15 @@ def sharding(processes: int) -> ModelParallelStrategy:
     return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
-def _run(config: TunedConfig, run: RunFolder, job: Job, timing: Timing, beside: Mapping[str, Any]) -> Mapping[str, Any]:
+def carry_out(
+    config: TunedConfig, run: RunFolder, job: Job, timing: Timing, beside: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Train, test and record a job that is built; the row (`train` says the rest)."""
     task, data = job.task, job.data
     best = BestOnVal() if config.train.selection == "best_val" else None
     average = RunningAverage(config.train.ema) if config.train.ema else None
-    trainer = build_trainer(config, run, timing, [one for one in (best, average, job.pictures) if one])
+    others = [one for one in (best, average, job.pictures, job.seat) if one]
+    trainer = build_trainer(config, run, timing, others, run.path.name if job.seat else "")
     parameters = parameter_counts(task.tuned)  # before FSDP leaves a share of each here
     checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
     if trainer.is_global_zero:
@@ -261,7 +270,7 @@ def _finish(
 ) -> None:
     assert isinstance(trainer.logger, TensorBoardLogger)
     # The suite around a member has the one experiment that its sessions belong to.
-    log_session(trainer.logger, plain_settings(config), final_metrics(row), trainer.global_step, not beside)
+    log_session(trainer.logger, plain_settings(config), final_metrics(row), trainer.global_step, "suite" not in beside)
     trainer.logger.finalize("success")
     results = config.output / "results.jsonl"
     run.finish({**row, **beside}, results)
@@ -298,6 +307,7 @@ def quieten() -> None:
         # The curves show the first process's share of training; evaluation is the same in all of them.
         ".*It is recommended to use `self.log.*sync_dist=True.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The `srun` command is available on your system but is not used.*",  # vpeft.slurm.cluster has looked
         ".*Sparse CSR tensor support is in beta state.*",  # of FishMask's gradients, which tests hold
     ):
         warnings.filterwarnings("ignore", message=known)

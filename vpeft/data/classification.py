@@ -65,6 +65,7 @@ class ClassificationData(L.LightningDataModule):
             warnings.warn(listing.provenance["warning"], stacklevel=2)
         self._images: dict[Part, Images] = {}
         self._start = (0, 0)
+        self._modules = 1
 
     @property
     def preparation(self) -> dict[str, Any]:
@@ -86,6 +87,15 @@ class ClassificationData(L.LightningDataModule):
     def files(self, part: Part) -> list[str]:
         """Paths of a split; `index` in a batch counts in this list, unreadable files left out."""
         return [str(file) for file in self._decoded(part).split.files]
+
+    def share(self, like: ClassificationData, modules: int) -> None:
+        """Decode no image that another module of this process decodes.
+
+        Args:
+            like: Of the same settings, but for the seed; or this one.
+            modules: How many there are that each keep images of their own.
+        """
+        self._images, self.provenance, self._modules = like._images, like.provenance, modules
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled, augmented batches."""
@@ -141,7 +151,7 @@ class ClassificationData(L.LightningDataModule):
 
     def _read(self, split: Split, size: tuple[int, int]) -> Images:
         # Every process of this machine keeps its own copy.
-        share = memory_limit() // (self.trainer.num_devices if self.trainer else 1)
+        share = memory_limit() // (self.trainer.num_devices if self.trainer else 1) // self._modules
         left = share - sum(images.nbytes for images in self._images.values())
         skip = self.config.on_error == "skip"
         try:

@@ -28,9 +28,9 @@ def find(config: Config) -> str:
     return locate(config.data).provenance["task"]
 
 
-def assemble(config: Config) -> Job:
-    """Backbone, data and model of a configuration."""
-    backbone = _backbone(config)
+def assemble(config: Config, backbone: Backbone | None = None) -> Job:
+    """Backbone, data and model of a configuration; the backbone is built where it is not given."""
+    backbone = backbone or build_backbone(config)
     interpolation = cast(Interpolation, backbone.interpolation)
     data = ClassificationData(config.data, backbone.image_size, interpolation, config.seed, config.train.test)
     task = build_task(config, backbone, data.classes)
@@ -47,7 +47,7 @@ def build_task(config: Config, backbone: Backbone, classes: Sequence[str]) -> Cl
 
 def build_tuned(config: Config, classes: Sequence[str]) -> Tuned:
     """The model of a configuration, untrained; its initialisation follows the seed."""
-    return _tuned(config, _backbone(config), classes)
+    return _tuned(config, build_backbone(config), classes)
 
 
 def manifest(config: Config, task: Classification, data: ClassificationData) -> dict[str, Any]:
@@ -63,5 +63,6 @@ def _tuned(config: Config, backbone: Backbone, classes: Sequence[str]) -> Tuned:
     return Tuned(backbone, attached, head, drop_path=config.drop_path)
 
 
-def _backbone(config: Config) -> Backbone:
+def build_backbone(config: Config) -> Backbone:
+    """The backbone of a configuration, with nothing attached."""
     return backbones.create(config.backbone, config.pretrained, config.image_size, config.seed)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from vpeft.config import OptimConfig, TrainConfig
+from vpeft.job import Elsewhere
 from vpeft.methods import Preparing
 from vpeft.metrics import Evaluation, evaluate
 from vpeft.tasks import learning
@@ -27,8 +28,8 @@ class Classification(L.LightningModule):
     """Cross-entropy on a Tuned backbone; batches are {image: uint8 [B, 3, H, W], label, index: [B]}.
 
     `evaluation` holds what the last validation or test measured; `cache`, where it is set, what the backbone makes of
-    images, which is then computed once. A Lightning checkpoint of this
-    module holds only what is trained.
+    images, which is then computed once; `elsewhere`, where it is set, computes the features beside those of other runs.
+    A Lightning checkpoint of this module holds only what is trained.
 
     Args:
         tuned: Backbone, methods and head.
@@ -58,13 +59,15 @@ class Classification(L.LightningModule):
         self.register_buffer("mean", learning.channels(tuple(mean)), persistent=False)
         self.register_buffer("std", learning.channels(tuple(std)), persistent=False)
         self.cache: FeatureCache | None = None
+        self.elsewhere: Elsewhere | None = None
         self.evaluation: Evaluation | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self.strict_loading = False  # the frozen backbone is not in a checkpoint; on_load_checkpoint is strict
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of uint8 images [B, 3, H, W], normalised where the model is."""
-        return self.tuned(self.normalised(images))
+        seen = self.normalised(images)
+        return self.tuned(seen) if self.elsewhere is None else self.tuned.head(self.elsewhere.features(seen))
 
     def normalised(self, images: Tensor) -> Tensor:
         """What the model sees of uint8 images."""
@@ -96,6 +99,11 @@ class Classification(L.LightningModule):
             part.prepare(self.tuned, _Normalised(self), self.current_epoch)
         self.zero_grad(set_to_none=True)
         self.train()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss, *args, **kwargs)
+        if self.elsewhere is not None:
+            self.elsewhere.backward()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         learning.after_backward(self.trainer, self.tuned)

@@ -50,9 +50,14 @@ class Bar(RichProgressBar):
 
 
 class EpochLines(L.Callback):
-    """One plain line for each of about twenty epochs, where no terminal can redraw a bar."""
+    """One plain line for each of about twenty epochs, where no terminal can redraw a bar.
 
-    def __init__(self) -> None:
+    Args:
+        label: Stands before each, where several runs print.
+    """
+
+    def __init__(self, label: str = "") -> None:
+        self.label = label
         self._started = time.perf_counter()
         self._evaluated = -1  # the epoch
 
@@ -63,7 +68,7 @@ class EpochLines(L.Callback):
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         if not trainer.is_global_zero or (epoch % max(1, epochs // 20) and epoch != epochs):
             return
-        parts = [f"epoch {epoch}/{epochs}"]
+        parts = [self.label] * bool(self.label) + [f"epoch {epoch}/{epochs}"]
         stale = trainer.current_epoch != self._evaluated  # Lightning keeps the measures of an earlier epoch
         parts += [text for text in _measures(trainer) if not (stale and text.startswith("val "))]
         parts.append(f"{time.perf_counter() - self._started:.0f} s")
