@@ -43,6 +43,7 @@ class Encoded:
         images: In the order of their places.
         instructions: For each image, the text of the turn it was given with.
         where: Names the sample in messages.
+        cut: Tokens that were cut off behind its end.
     """
 
     ids: Tensor
@@ -52,6 +53,7 @@ class Encoded:
     images: tuple[Source, ...]
     instructions: tuple[str, ...]
     where: str
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,6 +123,7 @@ def _fitted(whole: Encoded, max_length: int) -> Encoded:
         labels=whole.labels[:max_length],
         image_mask=whole.image_mask[:max_length],
         time=whole.time[:max_length],
+        cut=len(whole) - max_length,
     )
     if bool((cut.labels == IGNORED).all()):
         raise ValueError(

@@ -34,6 +34,7 @@ class MultimodalData(L.LightningDataModule):
 
     Files are read and samples checked at construction. `setup` decodes the images, or sees that they are there where
     they do not fit into memory, and writes every sample once, so that one that is too long is found before training.
+    `provenance` counts samples whose text is cut.
     `index` in a batch counts in `samples(part)`; `image_index` counts in `pictures`. Under Lightning's Trainer pass
     `use_distributed_sampler=False`.
 
@@ -86,6 +87,7 @@ class MultimodalData(L.LightningDataModule):
         }
         self._pictures: Pictures | None = None
         self._lengths: dict[str, np.ndarray] = {}
+        self._cut: dict[str, tuple[int, int]] = {}
         self._rows: list[list[int]] | None = None
         self._start = (0, 0)
 
@@ -122,8 +124,9 @@ class MultimodalData(L.LightningDataModule):
         """Tokens of every sample of a part, those of its images among them."""
         if part not in self._lengths:
             samples = self.samples(part)
-            encoded = self.writing.encode_all(samples)
-            self._lengths[part] = np.fromiter((len(one) for one in encoded), np.int64, len(samples))
+            found = [(len(one), one.cut) for one in self.writing.encode_all(samples)]
+            self._lengths[part], cut = np.array(found, np.int64).reshape(-1, 2).T
+            self._cut[part] = int((cut > 0).sum()), int(cut.sum())
         return self._lengths[part]
 
     @property
@@ -143,6 +146,12 @@ class MultimodalData(L.LightningDataModule):
         self._count()
         for reason in self._pictures.reasons:
             warnings.warn(f"Left out: {reason}", stacklevel=2)
+        if cut := [f"{count} of {part} ({tokens} tokens)" for part, (count, tokens) in self._cut.items() if count]:
+            warnings.warn(
+                f"Samples longer than data.max_length {self.config.max_length} lose their last words: "
+                f"{', '.join(cut)}.",
+                stacklevel=2,
+            )
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled batches, packed or grouped as configured, padded on the right."""
@@ -211,3 +220,4 @@ class MultimodalData(L.LightningDataModule):
         self.provenance["skipped"] = self._samples.skipped
         self.provenance["images"] = len(self.pictures)
         self.provenance["tokens"] = {part: int(self.lengths(part).sum()) for part in self._samples}
+        self.provenance["cut"] = {part: self._cut[part][0] for part in self._samples}

@@ -239,6 +239,21 @@ def test_a_sample_that_does_not_fit_is_found_before_training(root: Path) -> None
         data(root, max_length=6).setup()
 
 
+def test_samples_whose_text_is_cut_are_counted_and_said_in_one_line(root: Path) -> None:
+    whole = data(root)
+    lengths = whole.lengths("train")
+    assert whole.provenance["cut"] == {"train": 0, "val": 0, "test": 0}
+    limit = int(max(lengths)) - 3
+    module = data(root, max_length=limit)
+    with pytest.warns(UserWarning, match="lose their last words") as said:
+        module.setup()
+    count, tokens = int((lengths > limit).sum()), int((lengths - limit).clip(0).sum())
+    assert module.provenance["cut"]["train"] == count > 0
+    (line,) = (str(one.message) for one in said)
+    assert line.startswith(f"Samples longer than data.max_length {limit} lose their last words: {count} of train")
+    assert f"({tokens} tokens)" in line
+
+
 def test_padding_has_the_mean_colour_cut_off(root: Path) -> None:
     module = data(root)
     assert module.look.fill == (127, 102, 76)
