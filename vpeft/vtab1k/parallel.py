@@ -25,10 +25,19 @@ def in_chunks(work: Callable[[Item], Result], items: Sequence[Item], workers: in
 
     Raises:
         ValueError, OSError: As `work` raised it.
+        RuntimeError: A process was killed.
     """
     chunks = _Chunks(work, items)
-    for results, fault in DataLoader(chunks, None, num_workers=min(workers, len(chunks)), collate_fn=_as_it_is):
-        yield results
+    results = iter(DataLoader(chunks, None, num_workers=min(workers, len(chunks)), collate_fn=_as_it_is))
+    for _ in range(len(chunks)):
+        try:
+            made, fault = next(results)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "A worker was killed, most often because memory ran out; use fewer workers. What was made before is "
+                f"kept. ({error})"
+            ) from error
+        yield made
         if fault is not None:
             raise fault
 

@@ -33,11 +33,12 @@ def records(stream: IO[bytes], name: str) -> Iterator[tuple[int, int]]:
         if len(head) < _HEAD or int.from_bytes(head[8:], "little") != masked_crc(head[:8]):
             raise ValueError(f"{name} is no TFRecord file, or damaged at byte {offset:,}; fetch or prepare it again.")
         yield offset + _HEAD, size
-        offset += _HEAD + size + _TAIL
+        end = offset + _HEAD + size + _TAIL
         # The last byte of the checksum is read, as a seek beyond the end of a file is no error.
-        stream.seek(offset - 1)
+        stream.seek(end - 1)
         if not stream.read(1):
-            raise ValueError(f"{name} is cut short within the record at byte {offset - size - _TAIL:,}.")
+            raise ValueError(f"{name} is cut short within the record at byte {offset:,}; fetch or prepare it again.")
+        offset = end
 
 
 def read_record(file: Stored, offset: int, size: int) -> bytes:
