@@ -1,5 +1,6 @@
-"""Runs beside published numbers: tools/report.py RUNS... [--task A,B] [--method A,B] [--markdown FILE] ..."""
+"""Runs beside published numbers: tools/report.py RUNS... [--task A,B] [--method A,B] [--html FILE] ..."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,28 +10,32 @@ from vpeft import cli
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(
         "tools/report.py",
-        description="Means over seeds and both averages of VTAB-1k, beside published numbers that may be compared and, "
-        "marked with the reasons, those that may not.",
+        description="Means over seeds and both averages of VTAB-1k, with ranks, calibration, time and memory, beside "
+        "published numbers that may be compared and, marked with the reasons, those that may not.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", metavar="RUNS", nargs="+", type=Path, help="results.jsonl files, or folders of runs")
     parser.add_argument("--task", metavar="A,B", help="only these tasks, and no averages")
     parser.add_argument("--method", metavar="A,B", help="only these methods")
-    for kind in ("markdown", "csv", "latex"):
+    for kind in ("html", "markdown", "csv", "latex"):
         parser.add_argument(f"--{kind}", metavar="FILE", type=Path, help=f"also write {kind} to this file")
+    parser.add_argument("--figures", metavar="DIR", type=Path, help="also write the figures as SVG, for the Markdown")
     arguments = parser.parse_args(argv)
 
-    from vpeft.results import render, report
+    from vpeft.results import page, records, render, report
 
     found = report.build(arguments.runs, cli.words(arguments.task), cli.words(arguments.method))
     render.terminal(found)
-    for file, written in (
-        (arguments.markdown, render.markdown),
-        (arguments.csv, render.as_csv),
-        (arguments.latex, render.latex),
+    pictures = render.pictures(found, arguments.figures, arguments.markdown) if arguments.figures else []
+    command = shlex.join(["python", "tools/report.py", *argv])
+    for file, write in (
+        (arguments.html, lambda: page.html(found, command)),
+        (arguments.markdown, lambda: render.markdown(found, pictures)),
+        (arguments.csv, lambda: records.as_csv(found.records)),
+        (arguments.latex, lambda: render.latex(found)),
     ):
         if file:
-            file.write_text(written(found), encoding="utf-8")
+            file.write_text(write(), encoding="utf-8")
 
 
 if __name__ == "__main__":

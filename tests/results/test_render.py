@@ -1,35 +1,24 @@
-"""A report in the terminal, and as Markdown, CSV and LaTeX."""
+"""A report in the terminal, and as Markdown and LaTeX."""
 
-import csv
 import io
 import re
-from statistics import stdev
 
-import pytest
 from rich.console import Console
 
-from tests.results.rows import whole
+from tests.results.rows import row, whole
+from tests.results.suites import suite
 from vpeft.results import render
-
-
-def test_the_csv_holds_every_number_and_reason(made):
-    found = made(whole(seeds=(1, 2)))
-    first, *others = csv.DictReader(io.StringIO(render.as_csv(found)))
-    assert (first["kind"], first["method"], first["protocol"]) == ("ours", "lora", "adapter-plus")
-    assert float(first["cifar100"]) == pytest.approx(30.5)
-    assert float(first["cifar100 sd"]) == pytest.approx(stdev((30, 31)))
-    assert float(first["task_mean"]) == pytest.approx(39.5)
-    assert float(first["group_mean sd"]) == pytest.approx(stdev((30, 31)))
-    noah = next(one for one in others if one["method"] == "lora8_noah")
-    assert noah["compared"].startswith("not comparable")
-    assert "NOAH paper row" in noah["source"]
-    assert (float(noah["svhn"]), float(noah["task_mean"])) == (85.3, 72.25)
 
 
 def test_markdown_is_whole_tables(made):
     text = render.markdown(made(whole()))
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
-    assert set(widths) == {len(("method", "params", "seeds", "n", "sp", "st", "g", "t", "compared")) + 1, 22}
+    averages, tasks = (
+        len(("method", "params", "seeds", "n", "sp", "st", "g", "t", "compared")),
+        len(("method", "seeds")) + 19,
+    )
+    origin = len(("method", "runs", "tuned", "code", "devices", "ended"))
+    assert set(widths) == {averages + 1, tasks + 1, origin + 1}
     assert "## VTAB-1k, protocol adapter-plus" in text
 
 
@@ -58,5 +47,21 @@ def test_a_narrow_terminal_cuts_the_columns_and_no_number(made):
         console = Console(width=width, record=True, file=io.StringIO())
         render.terminal(found, console)
         text = console.export_text()
-        assert all(f"{30.5 + number:.2f} ± 0.71" in text for number in range(19))
+        assert all(f"{30.5 + number:.2f} ± 6.35" in text for number in range(19))
         assert "…" not in text
+
+
+def test_markdown_has_the_figures_beside_it(made, tmp_path):
+    found = made(suite(seeds=(1, 2)))
+    links = render.pictures(found, tmp_path / "docs" / "figures", tmp_path / "docs" / "report.md")
+    text = render.markdown(found, links)
+    shown = re.findall(r"^!\[.+\]\((.+)\)$", text, re.M)
+    assert shown == [f"figures/1-{name}.svg" for name in ("parameters", "time-1", "memory-1", "means", "ranks")]
+    assert all((tmp_path / "docs" / link).read_text().startswith("<svg xmlns=") for link in shown)
+    assert "![" not in render.markdown(found)
+
+
+def test_what_a_row_says_is_no_markup(made):
+    text = render.markdown(made([row(method=[{"name": "<script>alert(1)</script>"}], git="a|b")]))
+    assert "<script" not in text
+    assert "a\\|b" in text

@@ -33,15 +33,20 @@ def test_one_missing_task_is_no_average():
     )
 
 
-def test_seeds_are_averaged_with_their_deviation(made):
+def half(deviation):
+    """Half the interval of three seeds; Student's t of two degrees of freedom is 4.3027 at 97.5 %."""
+    return 4.3027 * deviation / 3**0.5
+
+
+def test_seeds_are_averaged_with_their_interval(made):
     found = made(whole(seeds=(18, 25, 45)))
     mean = 100 * fmean(0.3 + 0.01 * n + 0.01 for n in range(19))
     state, params, seeds, *_, task_mean = lines(found)["lora"]
-    assert (params, seeds, task_mean, state) == ("0.295", "3", f"{mean:.2f} ± 1.00", "ours")
-    assert lines(found, 1)["lora"][1] == f"{100 * fmean((0.3, 0.31, 0.32)):.2f} ± {stdev((30, 31, 32)):.2f}"
+    assert (params, seeds, task_mean, state) == ("0.295", "3", f"{mean:.2f} ± {half(1):.2f}", "ours")
+    assert lines(found, 1)["lora"][1] == f"{100 * fmean((0.3, 0.31, 0.32)):.2f} ± {half(stdev((30, 31, 32))):.2f}"
 
 
-def test_seeds_that_differ_by_task_give_a_mean_without_a_deviation(made):
+def test_seeds_that_differ_by_task_give_a_mean_without_an_interval(made):
     found = made([*whole(seeds=(1, 2)), row("svhn", 3, 0.5)])
     assert lines(found)["lora"][2] == "2 to 3"
     assert "±" not in lines(found)["lora"][-1]
@@ -149,8 +154,12 @@ def test_embedded_tasks_are_apart_from_every_published_row(made):
     first, second = found.sections
     assert first.title.startswith("VTAB-1k")
     assert second.title == "Embedded tasks, protocol adapter-plus"
-    assert [table.columns for table in second.tables] == [["method", "seeds", "digits", "easyvqa_position"]]
-    assert lines(found, section=1) == {"lora": ["1", "90.00", "40.00"]}
+    averages, tasks, origin = second.tables
+    assert averages.columns == ["method", "params (M)", "seeds", "natural", "structured", "2 groups", "2 tasks"]
+    assert lines(found, section=1) == {"lora": ["0.295", "1", "90.00", "40.00", "65.00", "65.00"]}
+    assert tasks.columns == ["method", "seeds", "digits", "easyvqa_position"]
+    assert lines(found, table=1, section=1) == {"lora": ["1", "90.00", "40.00"]}
+    assert origin.title == "Where the rows come from"
     assert "digits" not in first.tables[1].columns
     assert "no published number belongs beside them" in second.notes[0]
 
@@ -196,7 +205,7 @@ def test_runs_of_a_search_stay_apart(made):
 def test_tasks_and_methods_are_chosen(made):
     rows = [*whole(), *whole(method=[{"name": "bitfit"}])]
     found = made(rows, tasks=["cifar", "svhn"], methods=["bitfit"])
-    (table,) = found.sections[0].tables
+    table, _ = found.sections[0].tables
     assert table.columns == ["method", "seeds", "cifar100", "svhn"]
     assert "bitfit [paper-vpt], not comparable" in lines(found)
     assert not any("lora" in name for name in lines(found))

@@ -27,9 +27,27 @@ def test_of_a_repeated_run_the_last_counts_however_good(made):
     ]
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"task": "svhn"}, {"optim__lr": 1.0}, {"data__lossy": True}])
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"task": "svhn"}, {"optim__lr": 1.0}, {"data__lossy": True}, {"method": [{"name": "ssf"}]}]
+)
 def test_the_fingerprint_changes_with_what_decides_the_number(changes):
     assert fingerprint(row(**changes)) != fingerprint(row())
+
+
+def test_methods_without_options_are_told_apart(made):
+    rows = [row(method=[{"name": name}], accuracy=value) for name, value in (("linear", 0.4), ("full", 0.6))]
+    assert fingerprint(rows[0]) != fingerprint(rows[1])
+    assert {name: cells[1] for name, cells in lines(made(rows), 1).items() if "[" not in name} == {
+        "linear": "40.00",
+        "full": "60.00",
+    }
+
+
+def test_runs_of_a_search_are_counted_and_left_out(made):
+    found = made([*whole(), row() | {"test": None, "id": "a"}, row("dtd") | {"test": None, "id": "b"}])
+    (note,) = found.notes
+    assert note.endswith("results.jsonl: 2 runs of a search were not tested; they are left out.")
+    assert lines(found)["lora"][0] == "ours"
 
 
 def test_the_fingerprint_does_not_change_with_place_and_time():

@@ -1,8 +1,11 @@
-"""The two averages that are both called "the mean of VTAB": of three group means, and of nineteen tasks."""
+"""The two averages that are both called "the mean of VTAB": of three group means, and of nineteen tasks.
+
+Other sets of tasks have the same two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -20,12 +23,12 @@ TASKS = (
 
 @dataclass(frozen=True)
 class Averages:
-    """Averages over tasks of VTAB-1k; None where a task of them is missing.
+    """Averages over tasks; None where a task of them is missing.
 
     Args:
         groups: Mean of each group.
-        group_mean: Mean of the three group means.
-        task_mean: Mean of the nineteen tasks.
+        group_mean: Mean of the group means; of VTAB-1k three.
+        task_mean: Mean of all tasks; of VTAB-1k nineteen.
     """
 
     groups: dict[str, float | None]
@@ -43,12 +46,21 @@ def tasks_of(group: str) -> list[str]:
     return [task for task in TASKS if VTAB[task].group == group]
 
 
-def averages(per_task: Mapping[str, float]) -> Averages:
-    """Averages of one number a task; incomplete sets have none."""
+VTAB_GROUPS = {group: tasks_of(group) for group in GROUPS}
 
-    def mean(tasks: list[str]) -> float | None:
-        return fmean(per_task[task] for task in tasks) if all(task in per_task for task in tasks) else None
 
-    groups = {group: mean(tasks_of(group)) for group in GROUPS}
-    whole = [value for value in groups.values() if value is not None]
-    return Averages(groups, fmean(whole) if len(whole) == len(GROUPS) else None, mean(list(TASKS)))
+def averages(per_task: Mapping[str, float], groups: Mapping[str, Sequence[str]] = VTAB_GROUPS) -> Averages:
+    """Averages of one number a task; incomplete sets have none.
+
+    Args:
+        per_task: The numbers.
+        groups: Which tasks there are, by group; those of VTAB-1k by default.
+    """
+
+    def mean(tasks: Sequence[str]) -> float | None:
+        return fmean(per_task[task] for task in tasks) if tasks and all(task in per_task for task in tasks) else None
+
+    means = {group: mean(tasks) for group, tasks in groups.items()}
+    whole = [value for value in means.values() if value is not None]
+    group_mean = fmean(whole) if whole and len(whole) == len(means) else None
+    return Averages(means, group_mean, mean([task for tasks in groups.values() for task in tasks]))

@@ -1,24 +1,21 @@
-"""A report in the terminal, and as Markdown, CSV and LaTeX."""
+"""A report in the terminal, and as Markdown and LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
+import os
+from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
+from urllib.parse import quote
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vpeft.data.tables import EMBEDDED
-from vpeft.results.averages import GROUPS, TASKS
-from vpeft.results.report import Report, Table
+from vpeft.results.report import Report
+from vpeft.results.tables import Table, shortened
 
-_FIRST = ("kind", "suite", "protocol", "setting", "method", "params_m", "seeds", "tasks")
-_MEANS = (*GROUPS, "group_mean", "group_mean sd", "task_mean", "task_mean sd")
-_LAST = ("compared", "notes", "source")
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -52,8 +49,7 @@ def _print_notes(console: Console, notes: list[str]) -> None:
 
 def _print_table(console: Console, table: Table) -> None:
     """The table, over several where its columns do not fit, and its long words as numbered lines below."""
-    long: dict[str, int] = {}
-    parts = [[_shortened(table, row, long) for row in part] for part in table.parts]
+    parts, reasons = shortened(table)
     widths = [max(map(len, column)) + 3 for column in zip(table.columns, *chain(*parts), strict=True)]
     rest = list(range(1, len(table.columns)))
     while rest:
@@ -69,53 +65,43 @@ def _print_table(console: Console, table: Table) -> None:
             for row in part:
                 shown.add_row(*(Text(row[number]) for number in taken))
         console.print(shown)
-    for text, number in long.items():
+    for number, text in enumerate(reasons, start=1):
         console.print(Text(f"[{number}] {text}"), soft_wrap=True)
+    if table.note:
+        console.print(Text(table.note), soft_wrap=True)
 
 
-def _shortened(table: Table, row: list[str], long: dict[str, int]) -> list[str]:
-    """The row, with `not comparable [2]` for `not comparable: reasons`; the reasons go to `long`."""
-    cells = list(row)
-    for name in table.words:
-        at = table.columns.index(name)
-        head, mark, rest = re.split(r"([:;] |$)", cells[at], maxsplit=1)
-        if mark:
-            cells[at] = f"{head} [{long.setdefault(rest, len(long) + 1)}]"
-    return cells
+def markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
+    """GitHub's Markdown.
 
-
-def markdown(report: Report) -> str:
-    """GitHub's Markdown."""
+    Args:
+        pictures: Of every section, where each of its figures lies as a file; without them there are none in the text.
+    """
     lines = ["# Results", ""]
-    for section in report.sections:
-        lines += [f"## {section.title}", "", f"{section.about}.", ""]
+    for number, section in enumerate(report.sections):
+        lines += [f"## {_prose(section.title)}", "", f"{_prose(section.about)}. {section.counts}.", ""]
         for table in section.tables:
             prose = {0, *(table.columns.index(name) for name in table.words)}
             rule = [":--" if number in prose else "--:" for number in range(len(table.columns))]
-            rows = [table.columns, rule, *chain(*table.parts)]
-            lines += [f"{table.title}:", "", *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
-        lines += [*(f"- {note}" for note in section.notes), ""]
+            rows = [list(map(_cell, table.columns)), rule, *(list(map(_cell, row)) for row in chain(*table.parts))]
+            lines += [f"### {table.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+            lines += [_prose(table.note), ""] if table.note else []
+        for figure, link in zip(section.figures, pictures[number] if pictures else (), strict=False):
+            lines += [f"### {_prose(figure.title)}", "", f"![{_prose(figure.title)}]({link})", ""]
+            lines += [_prose(figure.caption), ""]
+        lines += [*(["### Notes", ""] if section.notes else []), *(f"- {_prose(note)}" for note in section.notes), ""]
     if report.notes:
-        lines += ["## Files", "", *(f"- {note}" for note in report.notes), ""]
+        lines += ["## Files", "", *(f"- {_prose(note)}" for note in report.notes), ""]
     return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return _prose(text).replace("|", "\\|")
 
 
-def as_csv(report: Report) -> str:
-    """One line a method and setting, numbers in full; empty is not there."""
-    used = {key for record in report.records for key in record}
-    known = {*_FIRST, *_MEANS, *_LAST}
-    tasks = [task for task in [*TASKS, *EMBEDDED] if task in used]
-    tasks += sorted(key for key in used - known - set(tasks) if not key.endswith(" sd"))
-    columns = [*_FIRST, *chain(*((task, f"{task} sd") for task in tasks)), *_MEANS, *_LAST]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(report.records)
-    return text.getvalue()
+def _prose(text: str) -> str:
+    """What a row says is no markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
 
 
 def latex(report: Report) -> str:
@@ -125,7 +111,7 @@ def latex(report: Report) -> str:
         for table in section.tables:
             prose = {0: "l", **{table.columns.index(name): r"p{6cm}" for name in table.words}}
             spec = "".join(prose.get(number, "r") for number in range(len(table.columns)))
-            caption = f"{section.title}. {table.title}. {section.about}."
+            caption = f"{section.title}. {table.title}. {section.about}.{f' {table.note}' if table.note else ''}"
             lines += [
                 r"\begin{table}",
                 rf"\caption{{{_escape(caption)}}}",
@@ -147,3 +133,24 @@ def _tex_row(cells: list[str]) -> str:
 
 def _escape(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def pictures(report: Report, folder: Path, markdown_file: Path | None) -> list[list[str]]:
+    """Write every figure to a folder.
+
+    Args:
+        markdown_file: What the paths are relative to; the working directory if None.
+
+    Returns:
+        Where they are, by section.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    links: list[list[str]] = []
+    for number, section in enumerate(report.sections, start=1):
+        links.append([])
+        for figure in section.figures:
+            file = folder / f"{number}-{figure.name}.svg"
+            file.write_text(figure.file(), encoding="utf-8")
+            start = (markdown_file or Path("report.md")).absolute().parent
+            links[-1].append(quote(Path(os.path.relpath(file.absolute(), start)).as_posix()))
+    return links

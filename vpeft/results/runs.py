@@ -2,73 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from vpeft.results.averages import Averages, averages
+from vpeft.results.entry import Entry
 from vpeft.results.file import numbered_rows
 from vpeft.results.setting import Setting, digest, fingerprint, setting_of, variant
-
-
-@dataclass
-class Entry:
-    """One method under one setting.
-
-    Args:
-        setting: What it shares with the other entries of its table.
-        method: List of method specs.
-        runs: Rows by task and seed.
-        label: The method, with the options that tell it from the other entries.
-        notes: What a reader has to know besides.
-    """
-
-    setting: Setting
-    method: list[dict[str, Any]]
-    runs: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
-    label: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def accuracies(self) -> dict[str, list[float]]:
-        """Test accuracy in per cent by task, one a seed."""
-        return {
-            task: [100 * seeds[seed]["test"]["accuracy"] for seed in sorted(seeds)] for task, seeds in self.runs.items()
-        }
-
-    @property
-    def seeds(self) -> str:
-        """How many seeds each task has."""
-        counts = sorted({len(seeds) for seeds in self.runs.values()})
-        return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-    @property
-    def params_m(self) -> float:
-        """Trained parameters without the head, in millions; the mean where tasks differ."""
-        rows = [row for seeds in self.runs.values() for row in seeds.values()]
-        return fmean(row["parameters"]["method"] + row["parameters"]["adopted"] for row in rows) / 1e6
-
-    @property
-    def averages(self) -> Averages:
-        """Averages of each task's mean over seeds."""
-        return averages({task: fmean(values) for task, values in self.accuracies.items()})
-
-    def by_seed(self) -> list[Averages]:
-        """Averages of each seed, where all tasks have the same ones."""
-        seeds = {tuple(sorted(found)) for found in self.runs.values()}
-        if len(seeds) != 1:
-            return []
-        return [
-            averages({task: 100 * found[seed]["test"]["accuracy"] for task, found in self.runs.items()})
-            for seed in next(iter(seeds))
-        ]
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample; None of a single value."""
-    return stdev(values) if len(values) > 1 else None
 
 
 def find(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -86,12 +26,18 @@ def find(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
             if file.resolve() in seen:
                 continue
             seen.add(file.resolve())
+            searched = 0
             for number, row in numbered_rows(file):
+                if row is not None and row.get("test", row) is None:
+                    searched += 1
+                    continue
                 fault = "not a whole result row" if row is None else _fault(row)
                 if row is None or fault:
                     notes.append(f"{file}, line {number}: {fault}; it is left out.")
                 else:
                     rows.append(row)
+            if searched:
+                notes.append(f"{file}: {searched} runs of a search were not tested; they are left out.")
     return rows, notes
 
 

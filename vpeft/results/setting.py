@@ -84,7 +84,8 @@ class Setting:
 
 def fingerprint(row: Mapping[str, Any]) -> str:
     """Hash of everything that decides a run's numbers: task, seed and settings, not where and when it ran."""
-    return digest([_setting_key(row), row["task"], row["seed"], variant(row)])
+    # `variant` has the options of a method, and a method without options is in it no more than another one.
+    return digest([_setting_key(row), row["task"], row["seed"], row["method"], variant(row)])
 
 
 def _setting_key(row: Mapping[str, Any]) -> list[Any]:
