@@ -71,11 +71,11 @@ class Stored:
 
     def _bytes(self) -> bytes:
         if self.kind == "zip":
-            return _opened_zip(self.archive, os.getpid()).read(self.name)
+            return _opened_zip(self.archive, _state(self.archive)).read(self.name)
         if self.kind == "part":
-            stream = _opened_member(self.archive, self.name, os.getpid())
+            stream = _opened_member(self.archive, self.name, _state(self.archive))
         else:
-            stream = _opened(self.archive, self.kind, os.getpid())
+            stream = _opened(self.archive, self.kind, _state(self.archive))
         stream.seek(self.offset)
         return stream.read(self.size)
 
@@ -105,19 +105,24 @@ def decode(data: bytes, where: str) -> Image.Image:
     return image
 
 
-# Handles belong to one process: after a fork the parent's would share their position.
+def _state(path: Path) -> tuple[int, ...]:
+    # Handles belong to one process (after a fork the parent's would share their position) and to one file.
+    found = path.stat()
+    return os.getpid(), found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @lru_cache(maxsize=8)
-def _opened_zip(path: Path, process: int) -> zipfile.ZipFile:
+def _opened_zip(path: Path, state: tuple[int, ...]) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
 @lru_cache(maxsize=8)
-def _opened_member(path: Path, name: str, process: int) -> IO[bytes]:
-    return _opened_zip(path, process).open(name)
+def _opened_member(path: Path, name: str, state: tuple[int, ...]) -> IO[bytes]:
+    return _opened_zip(path, state).open(name)
 
 
 @lru_cache(maxsize=8)
-def _opened(path: Path, kind: str, process: int) -> IO[bytes]:
+def _opened(path: Path, kind: str, state: tuple[int, ...]) -> IO[bytes]:
     return cast(IO[bytes], _OPEN[kind](path, "rb"))
 
 
