@@ -25,8 +25,9 @@ def has_lists(folder: Path) -> bool:
 
 def task_folder(root: Path, name: str) -> Path | None:
     """The folder under `root` (or `root` itself) that holds a split list of this task."""
-    task = VTAB.get(ALIASES.get(name, name))
-    candidates = [root / name, *([root / task.folder] if task and task.folder else []), root]
+    own = ALIASES.get(name, name)
+    task = VTAB.get(own)
+    candidates = [root / name, root / own, *([root / task.folder] if task and task.folder else []), root]
     return next((folder for folder in candidates if has_lists(folder)), None)
 
 
