@@ -9,68 +9,34 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from tests.vtab1k.readers.names import CALTECH101, DTD, EUROSAT, RESISC45
-
-Members = dict[str, bytes]
+from tests.vtab1k.readers.parts import Members, eye, picture, text_lines, textured, write_folder, write_tar, write_zip
 
 PETS = ["Abyssinian", "american_bulldog", "Bombay", "great_pyrenees", "yorkshire_terrier"]
 # Class folders of SUN397 with their labels.
 SUN397 = {"/a/abbey": 0, "/a/airplane_cabin": 1, "/y/yard": 395, "/y/youth_hostel": 396}
 
 
-def colour(seed: str) -> tuple[int, int, int]:
-    """A colour that goes with a name."""
-    red, green, blue = np.random.default_rng(list(seed.encode())).integers(0, 256, 3).tolist()
-    return red, green, blue
-
-
-def picture(seed: str, size: tuple[int, int], form: str = "JPEG", mode: str = "RGB") -> bytes:
-    """An image file (width, height) of one colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour(seed)).convert(mode).save(buffer, form)
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, members: Members, mode: str = "w:gz") -> None:
-    with tarfile.open(path, mode) as opened:  # type: ignore[call-overload]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            opened.addfile(info, io.BytesIO(data))
-
-
-def write_zip(path: Path, members: Members) -> None:
-    with zipfile.ZipFile(path, "w") as opened:
-        for name, data in members.items():
-            opened.writestr(name, data)
-
-
-def write_folder(path: Path, members: Members) -> None:
-    for name, data in members.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-
-
-def _lines(rows: Iterable[str]) -> bytes:
-    return ("\n".join(rows) + "\n").encode()
-
-
 def caltech101_members() -> Members:
     """102 folders of 31 or 33 images, and the file of the background that is none."""
+    return _caltech101_images() | {"101_ObjectCategories/BACKGROUND_Google/tmp": b"no image"}
+
+
+@cache
+def _caltech101_images() -> Members:
     members = {}
     for place, name in enumerate(CALTECH101):
         for i in range(1, 32 + 2 * (place % 2)):
             file = f"101_ObjectCategories/{name}/image_{i:04d}.jpg"
             members[file] = picture(file, (8, 6), mode="L" if i == 7 else "RGB")
-    return members | {"101_ObjectCategories/BACKGROUND_Google/tmp": b"no image"}
+    return members
 
 
 def caltech101(folder: Path, members: Members | None = None) -> None:
@@ -87,7 +53,7 @@ def dtd_members() -> Members:
     names = [[f"{kind}/{kind}_{i:04d}.jpg" for kind in DTD] for i in (2, 10, 33)]
     for fold, order in ((1, (0, 1, 2)), (2, (2, 0, 1))):
         for stem, place in zip(("train", "val", "test"), order, strict=True):
-            members[f"dtd/labels/{stem}{fold}.txt"] = _lines(names[place])
+            members[f"dtd/labels/{stem}{fold}.txt"] = text_lines(names[place])
     return members | {f"dtd/images/{name}": picture(name, (30, 20)) for listed in names for name in listed}
 
 
@@ -115,18 +81,17 @@ def pets_members() -> Members:
     for name, label in zip(PETS, (1, 2, 8, 16, 37), strict=True):
         for i in range(1, 11):
             lists["test" if i % 3 == 0 else "trainval"].append(f"{name}_{i} {label} {1 + (i % 2)} 1")
-    members = {f"annotations/{name}.txt": _lines(rows) for name, rows in lists.items()}
+    members = {f"annotations/{name}.txt": text_lines(rows) for name, rows in lists.items()}
     listed = [row.split()[0] for rows in lists.values() for row in rows]
     for name in listed:
         members[f"annotations/trimaps/{name}.png"] = picture(name, (4, 4), "PNG", "L")
-    return members | {"annotations/list.txt": _lines(["#Image CLASS-ID SPECIES BREED ID"])}
+    return members | {"annotations/list.txt": text_lines(["#Image CLASS-ID SPECIES BREED ID"])}
 
 
 def oxford_iiit_pet(folder: Path, annotations: Members | None = None, images: Members | None = None) -> None:
     """The two archives; some images are PNG in spite of their names, as some of the official ones are."""
-    forms = {0: "PNG", 1: "JPEG"}
     files = {
-        f"images/{name}_{i}.jpg": picture(f"{name}{i}", (16, 10 + i), forms[min(i % 5, 1)])
+        f"images/{name}_{i}.jpg": picture(f"{name}{i}", (16, 10 + i), "PNG" if i % 5 == 1 else "JPEG")
         for name in PETS
         for i in range(1, 11)
     }
@@ -135,13 +100,21 @@ def oxford_iiit_pet(folder: Path, annotations: Members | None = None, images: Me
 
 
 def sun397_images() -> dict[str, bytes]:
-    """Key to file: eleven images a class, small and large, one PNG among them."""
+    """Key to file, eleven images a class: small and large, of all the kinds that hide behind the name .jpg there."""
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: turn right
+    kinds = {1: ("JPEG", "L"), 2: ("PNG", "RGBA"), 3: ("PNG", "L"), 5: ("BMP", "RGB"), 6: ("PNG", "P")}
+    # 480,000 pixels are halved, 120,062 keep their size.
+    sizes = {4: (401, 480), 7: (800, 600), 8: (347, 346)}
     files = {}
-    for kind in SUN397:
+    for folder in SUN397:
         for i in range(11):
-            key = f"{kind}/sun_{'abcdefghijk'[i] * 16}.jpg"
-            size, form = ((400, 480), "PNG") if i == 4 else ((60 + i, 40), "JPEG")
-            files[key] = picture(key, size, form)
+            key = f"{folder}/sun_{'abcdefghijk'[i] * 16}.jpg"
+            form, mode = kinds.get(i, ("JPEG", "RGB"))
+            buffer = io.BytesIO()
+            image = textured(key, sizes.get(i, (60 + i, 40))).convert(mode)
+            image.save(buffer, form, **({"exif": turned} if i in (7, 9) else {}))
+            files[key] = buffer.getvalue()
     return files
 
 
@@ -161,7 +134,7 @@ def sun397_wheel(path: Path) -> Path:
     names = sorted({*SUN397, *(f"/m/invented_{i:03d}" for i in range(397 - len(SUN397)))})
     members = {f"tfds_{name}": keys for name, keys in sun397_lists().items()} | {"labels": names}
     folder = "tensorflow_datasets/image_classification/sun397_"
-    write_zip(path, {f"{folder}{name}.txt": _lines(rows) for name, rows in members.items()})
+    write_zip(path, {f"{folder}{name}.txt": text_lines(rows) for name, rows in members.items()})
     return path
 
 
@@ -192,18 +165,6 @@ def resisc45(folder: Path, kinds: Iterable[str] = RESISC45) -> None:
     write_folder(folder / "NWPU-RESISC45", {name: picture(name, (256, 256)) for name in names})
 
 
-def eye(seed: str, size: tuple[int, int]) -> bytes:
-    """A textured disc on black."""
-    width, height = size
-    across, down = np.arange(width) - width // 2, np.arange(height)[:, None] - height // 2
-    wave = np.sin(across / 11) * np.cos(down / 7)
-    pixels = np.array(colour(seed)) * 0.5 + 60 + 50 * wave[..., None]
-    pixels[across**2 + down**2 > (0.45 * height) ** 2] = 0
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
-    return buffer.getvalue()
-
-
 def diabetic_retinopathy(folder: Path, grades: dict[str, int] | None = None) -> None:
     """Both eyes of ten patients each in train and test; of test, two in seven rows are public."""
     grades = grades or {f"{n}_{side}": (n + (side == "left")) % 5 for n in range(1, 11) for side in ("left", "right")}
@@ -211,9 +172,9 @@ def diabetic_retinopathy(folder: Path, grades: dict[str, int] | None = None) -> 
     for split in ("train", "test"):
         write_folder(folder / split, {f"{name}.jpeg": data for name, data in files.items()})
     table = [f"{name},{grade}" for name, grade in grades.items()]
-    (folder / "trainLabels.csv").write_bytes(_lines(["image,level", *table]))
+    (folder / "trainLabels.csv").write_bytes(text_lines(["image,level", *table]))
     usages = [f"{row},{'Public' if i % 7 < 2 else 'Private'}" for i, row in enumerate(table)]
-    (folder / "retinopathy_solution.csv").write_bytes(_lines(["image,level,Usage", *usages]))
+    (folder / "retinopathy_solution.csv").write_bytes(text_lines(["image,level,Usage", *usages]))
 
 
 # Depths about the bounds of clevr_dist; the second is 8 as a float32 and above it as a double.
@@ -283,7 +244,7 @@ def kitti_members() -> dict[str, Members]:
     lines = [f"2011_09_{26 + i % 3} 2011_09_26_drive_{i // 3:04d}_sync {i % 3:010d}" for i in range(90)]
     devkit = {
         "mapping/train_rand.txt": ",".join(str(place + 1) for place in order).encode(),
-        "mapping/train_mapping.txt": _lines(lines),
+        "mapping/train_mapping.txt": text_lines(lines),
         "readme.txt": b"-",
     }
     images = {"testing/image_2/000000.png": picture("testing", (62, 18), "PNG")}
@@ -291,7 +252,7 @@ def kitti_members() -> dict[str, Members]:
     for i in range(90):
         street = STREETS[i % len(STREETS)]
         rows = [f"{kind} 0.00 0 -1.57 2.0 3.0 30.0 12.0 1.5 1.6 3.9 1.84 1.47 {z} -1.56" for kind, z in street]
-        labels[f"training/label_2/{i:06d}.txt"] = _lines(rows)
+        labels[f"training/label_2/{i:06d}.txt"] = text_lines(rows)
         images[f"training/image_2/{i:06d}.png"] = picture(f"street{i}", (62, 18), "PNG")
     return {"data_object_image_2.zip": images, "data_object_label_2.zip": labels, "devkit_object.zip": devkit}
 

@@ -68,7 +68,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 def _scenes(archive: Archive, name: str) -> list[dict[str, Any]]:
     try:
-        scenes = json.loads(archive.read(name))["scenes"]
+        scenes = json.loads(archive.read(name), object_hook=_slim)["scenes"]
         for scene in scenes:
             _ = scene["image_filename"], [item["pixel_coords"][2] for item in scene["objects"]]
     except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
@@ -77,6 +77,11 @@ def _scenes(archive: Archive, name: str) -> list[dict[str, Any]]:
             f"({error!r}); fetch the archive again."
         ) from error
     return scenes
+
+
+def _slim(part: dict[str, Any]) -> dict[str, Any]:
+    # The relations between objects, which no label needs, would take gigabytes.
+    return {key: part[key] for key in ("scenes", "image_filename", "objects", "pixel_coords") if key in part}
 
 
 def _count(objects: list[dict[str, Any]]) -> int:

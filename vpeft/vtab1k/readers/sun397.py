@@ -4,11 +4,12 @@ https://vision.princeton.edu/projects/2010/SUN; for academic research, the photo
 
 As TFDS's sun397/tfds 4.0.0 reads it: the key is the path below `SUN397`, such as `/a/abbey/sun_aaalbzqrimafwbiv.jpg`,
 the label that of its folder; TFDS's own random split and the classes are lists inside its package, which is fetched
-for them and not installed. Images above 120,000 pixels are scaled down as OpenCV does it without antialiasing, and all are
-stored as JPEG of quality 95 and decoded again.
+for them and not installed. Images above 120,000 pixels are scaled down as OpenCV does it, without antialiasing, and
+all are stored as JPEG of quality 95 and decoded again.
 
-TFDS decodes with OpenCV and the few GIFs with TensorFlow, whose red and blue it exchanges; here Pillow decodes, and
-GIFs keep their colours. Newer releases drop one image of train, far behind the first 800.
+Pillow decodes to OpenCV's pixels, CMYK excepted, which is one level off. The few GIFs keep their colours; older OpenCV
+cannot read them, and TFDS then exchanges their red and blue. Newer TFDS drops one image of train, far behind the
+first 800.
 """
 
 from __future__ import annotations
