@@ -68,7 +68,8 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 
 def _splits(devkit: Archive) -> dict[str, list[int]]:
-    drives = {place: line.split(" ") for place, line in enumerate(lines(devkit.read("mapping/train_mapping.txt")), 1)}
+    mapping = devkit.read("mapping/train_mapping.txt").decode().splitlines()
+    drives = {place: line.split(" ") for place, line in enumerate(mapping, 1)}
     numbers: dict[str, list[int]] = defaultdict(list)
     for image, place in enumerate(devkit.read("mapping/train_rand.txt").decode().split(",")):
         line = drives.get(int(place) if place.strip().isdecimal() else 0, ())
