@@ -80,7 +80,7 @@ def _scenes(archive: Archive, name: str) -> list[dict[str, Any]]:
 
 
 def _slim(part: dict[str, Any]) -> dict[str, Any]:
-    # The relations between objects, which no label needs, would take gigabytes.
+    # The relations between objects, which no label needs, would take three quarters of the memory.
     return {key: part[key] for key in ("scenes", "image_filename", "objects", "pixel_coords") if key in part}
 
 
