@@ -57,12 +57,12 @@ def test_the_png_holds_the_pixels_of_the_archive_and_the_manifest_their_hash(tmp
     data = json.loads((folder / manifest.NAME).read_text())
     row = next(row for row in data["images"] if row["file"] == "images/val/000001.png")
     chosen = next(one for one in small.selection(tmp_path / "archives").images if one.file == row["file"])
-    pixels, label = chosen.load()
+    pixels, label, key = chosen.load()
     image = Image.open(folder / row["file"])
     assert image.format == "PNG"
     assert (np.asarray(image) == pixels).all()
     assert row["sha256"] == hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    assert (row["label"], row["split"], row["position"], row["key"]) == (label, "train", 109, chosen.key)
+    assert (row["label"], row["split"], row["position"], row["key"]) == (label, "train", 109, key)
     assert (row["size"], row["bytes"]) == ([32, 32], (folder / row["file"]).stat().st_size)
 
 
@@ -70,6 +70,7 @@ def test_the_manifest_tells_counts_and_origin(tmp_path: Path) -> None:
     data = manifest.read(exported(tmp_path), "cifar100")
     assert data["counts"]["test"] == {str(i): 1 for i in range(100)}
     assert sum(data["counts"]["train"].values()) == 8
+    assert data["pixels"] == manifest.pixels(data["images"])
     assert (data["source"], data["lossy"], data["classes"]) == ("originals", False, 100)
     archive = tmp_path / "archives" / "cifar-100-binary.tar.gz"
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -136,7 +137,7 @@ def test_a_folder_of_another_source_is_refused(tmp_path: Path) -> None:
 def test_a_fault_keeps_what_was_made_and_the_next_call_goes_on(tmp_path: Path) -> None:
     good = small.selection(tmp_path / "archives")
 
-    def fail() -> tuple[np.ndarray, int]:
+    def fail() -> tuple[np.ndarray, int, None]:
         raise ValueError("'x' is not a whole image.")
 
     at = 90
@@ -208,7 +209,7 @@ def test_a_killed_export_goes_on_and_no_half_file_counts(tmp_path: Path) -> None
 
 def test_a_label_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
     grey = np.zeros((4, 4), np.uint8)
-    chosen = Chosen("train", 0, "train", 0, "cat.jpg", lambda: (grey, 102))
+    chosen = Chosen("train", 0, "train", 0, lambda: (grey, 102, "cat.jpg"))
     with pytest.raises(ValueError, match=r"caltech101: 'cat.jpg' has the label 102; the task has 102 classes"):
         export(Selection("caltech101", [chosen], {"source": "tfds", "lossy": False}), tmp_path)
 
@@ -231,7 +232,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_grey_stays_grey_and_transparency_is_dropped_without_blending(given, mode: str, tmp_path: Path) -> None:
-    chosen = Chosen("train", 0, "train", 0, "a", lambda: (given, 0))
+    chosen = Chosen("train", 0, "train", 0, lambda: (given, 0, "a"))
     export(Selection("dtd", [chosen], {"source": "tfds", "lossy": False}), tmp_path)
     image = Image.open(tmp_path / "dtd/images/train/000000.png")
     assert image.mode == mode

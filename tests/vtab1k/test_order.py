@@ -14,6 +14,7 @@ import pytest
 from tests.vtab1k import fakes
 from vpeft.vtab1k.order import place, stored_order
 from vpeft.vtab1k.readers import READERS, reader
+from vpeft.vtab1k.reference import CHOICE, names_hash, published_name
 from vpeft.vtab1k.source import Example
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tfds_order.json"
@@ -49,6 +50,29 @@ def test_examples_in_stored_order_are_those_of_tfds(task: str, tmp_path: Path) -
             assert mark(example) == pytest.approx(
                 [scale * v for v in mean], abs=2 if name == "dmlab" else 0.006 * scale
             )
+
+
+# The keys of these three can be counted up, so the published choice is computed without their images.
+COUNTED = {
+    "cifar100": (50_000, lambda i: i, "train", 45_000, 50_000, lambda i: i),
+    "clevr_count": (70_000, "CLEVR_train_{:06d}.png".format, "train", 63_000, 70_000, "CLEVR_train_{:06d}.png".format),
+    "patch_camelyon": (262_144, "train_{}".format, "validation", 0, 32_768, "valid_{}".format),
+}
+
+
+@pytest.mark.parametrize("task", COUNTED)
+def test_the_thousand_images_are_those_of_the_published_index(task: str) -> None:
+    size, key, val_split, start, val_size, val_key = COUNTED[task]
+    train = sorted(map(key, range(size)), key=lambda one: place(one, "train"))[:800]
+    val = sorted(map(val_key, range(val_size)), key=lambda one: place(one, val_split))[start : start + 200]
+    hashes = tuple(names_hash(published_name(task, one) for one in part) for part in (train, val))
+    assert hashes == CHOICE[task]
+
+
+def test_cifar_begins_as_in_the_output_that_tfds_documents() -> None:
+    # tensorflow.org/datasets/catalog/cifar10, whose keys are those of CIFAR-100.
+    first = sorted(range(50_000), key=lambda i: place(i, "train"))[:12]
+    assert first == [16399, 1680, 47917, 17307, 27051, 48736, 26263, 1456, 19135, 31598, 12970, 4223]
 
 
 def test_the_split_salts_the_order() -> None:

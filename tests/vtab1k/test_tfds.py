@@ -50,19 +50,30 @@ def test_records_and_archive_give_the_same_images_labels_and_files(tmp_path: Pat
     known = {one.file: one for one in theirs.images}
     for one in ours.images:
         other = known[one.file]
-        (image, label), (array, expected) = one.load(), other.load()
+        (image, label, name), (array, expected, key) = one.load(), other.load()
         assert label == expected
+        assert name == f"{one.split}_{key:05d}"
         assert pixel_hash(as_image(image)) == pixel_hash(as_image(array))
         assert (one.split, one.position) == (other.split, other.position)
     assert ours.facts == {"source": "tfds", "lossy": False, "tfds": "cifar100/3.0.2"}
 
 
 @pytest.mark.parametrize("name", ["clevr", "kitti"])
-def test_distances_and_counts_are_vtabs(name: str) -> None:
+def test_distances_and_counts_are_vtabs(name: str, tmp_path: Path) -> None:
     for example in json.loads((GOLDEN / "tfds_examples.json").read_text())[name]:
         fields = parse_example(base64.b64decode(example["record"]))
         for task, label in example["labels"].items():
             assert tfds.PREPARED[task].label(fields) == label
+        path = tmp_path / "x.tfrecord"
+        path.write_bytes(fakes.tfrecord([base64.b64decode(example["record"])]))
+        shard = tfds.Stored(path, "file", path.name, 0, path.stat().st_size)
+        task, label = next(iter(example["labels"].items()))
+        image, found, stored = tfds._load(task, shard, 12, path.stat().st_size - 16)
+        assert (np.asarray(image).shape, found, stored) == (
+            (4, 6, 3),
+            label,
+            {"clevr": "x.png", "kitti": "0.png"}[name],
+        )
 
 
 @pytest.mark.parametrize(("depth", "label"), [(7.99, 0), (8.0, 0), (8.01, 1), (10.0, 4), (10.01, 5)])
@@ -90,8 +101,9 @@ def test_dsprites_records_become_black_and_white(tmp_path: Path) -> None:
     path = tmp_path / "dsprites-train.tfrecord-00000-of-00001"
     path.write_bytes(fakes.tfrecord([fakes.tf_example(fields)]))
     shard = tfds.Stored(path, "file", path.name, 0, path.stat().st_size)
-    image, label = tfds._load("dsprites_loc", shard, 12, len(fakes.tf_example(fields)))
+    image, label, name = tfds._load("dsprites_loc", shard, 12, len(fakes.tf_example(fields)))
     assert np.asarray(image).tolist() == [[0, 255], [255, 0]]
+    assert name is None
     assert (label, tfds._load("dsprites_ori", shard, 12, len(fakes.tf_example(fields)))[1]) == (15, 15)
 
 

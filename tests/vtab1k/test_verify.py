@@ -23,6 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(verify.VTAB, "cifar100", _scaled())
     monkeypatch.setitem(verify.TEST_COUNTS, "cifar100", (1,) * 100)
     monkeypatch.setitem(verify.CLASSES_SHOWN, ("cifar100", "val200"), 2)
+    monkeypatch.delitem(verify.CHOICE, "cifar100")
     return export(small.selection(tmp_path / "archives"), tmp_path / "root")
 
 
@@ -122,6 +123,35 @@ def test_an_image_of_another_size_is_told(folder: Path) -> None:
 
     rewritten(folder, change)
     assert found(folder) == [("size of images/train/000000.png", "32 x 32", "33 x 32")]
+
+
+def test_another_choice_than_the_published_one_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {part: [] for part in ("train", "val")}
+    for row in manifest.read(folder, "cifar100")["images"]:
+        keys.get(row["part"], []).append(f"train_{row['key']:05d}")
+    hashes = {part: reference.names_hash(names) for part, names in keys.items()}
+    monkeypatch.setitem(verify.CHOICE, "cifar100", (hashes["train"], hashes["val"]))
+    assert found(folder) == []
+    monkeypatch.setitem(verify.CHOICE, "cifar100", (hashes["train"], hashes["train"]))
+    ((what, expected, other),) = found(folder)
+    assert (what, other) == ("choice of images in val", hashes["val"][:12])
+    assert expected == f"VPT's index ({hashes['train'][:12]})"
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "name"),
+    [
+        ("cifar100", 42, "train_00042"),
+        ("cifar100", "train_00042", "train_00042"),
+        ("caltech101", "crab/image_0001.jpg", "image_0001.jpg"),
+        ("eurosat", "Forest_Forest_12.jpg", "Forest_12.jpg"),
+        ("eurosat", "Forest_12.jpg", "Forest_12.jpg"),
+        ("resisc45", "tennis_court_tennis_court_263.jpg", "tennis_court_263.jpg"),
+        ("sun397", "/a/abbey/sun_a.jpg", "/a/abbey/sun_a.jpg"),
+    ],
+)
+def test_keys_have_the_names_of_the_index(task: str, key: str | int, name: str) -> None:
+    assert reference.published_name(task, key) == name
 
 
 def test_a_missing_task_is_told(tmp_path: Path) -> None:

@@ -50,10 +50,11 @@ def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) 
 
 def _origin(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / manifest.NAME).is_file():
-        return {"source": None, "manifest": None}
+        return {"source": None, "manifest": None, "pixels": None}
     content = manifest.read(folder, name)
     manifest.check_lists(folder, content, name)
-    return {"source": content["source"], "manifest": content["sha256"], "lossy": content["lossy"]}
+    told = {key: content[key] for key in ("source", "lossy", "pixels")}
+    return told | {"manifest": content["sha256"]}
 
 
 def read_lists(folder: Path, name: str, split: Literal["train800", "train800val200"]) -> Listing:

@@ -130,8 +130,8 @@ def _note(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _make(folder: Path, task: str, chosen: Chosen) -> Row:
-    decoded, label = chosen.load()
-    check_label(task, label, f"'{chosen.key}'" if chosen.key is not None else f"{chosen.split}[{chosen.position}]")
+    decoded, label, key = chosen.load()
+    check_label(task, label, f"{chosen.split}[{chosen.position}]" if key is None else f"'{key}'")
     image = as_image(decoded)
     path = folder / chosen.file
     temporary = path.with_name(f".{path.name}.tmp")
@@ -148,7 +148,7 @@ def _make(folder: Path, task: str, chosen: Chosen) -> Row:
         "label": label,
         "split": chosen.split,
         "position": chosen.position,
-        "key": chosen.key,
+        "key": key,
         "size": list(image.size),
         "bytes": size,
         "sha256": pixel_hash(image),

@@ -42,6 +42,7 @@ def write(folder: Path, task: str, rows: Sequence[Row], facts: Mapping[str, Any]
         **facts,
         **more,
         "lists": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in lists(rows).items()},
+        "pixels": pixels(rows),
         "counts": counts(rows),
         "made": {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,6 +73,13 @@ def lists(rows: Sequence[Row]) -> dict[str, str]:
     for row in rows:
         lines[row["part"]].append(f"{row['file']} {row['label']}\n")
     return {name: "".join(line for part in parts for line in lines[part]) for name, parts in PARTS.items()}
+
+
+def pixels(rows: Sequence[Row]) -> str:
+    """A hash of all images and labels in their order, the same whoever made the folder and when."""
+    return hashlib.sha256(
+        "".join(f"{row['part']} {row['label']} {row['sha256']}\n" for row in rows).encode()
+    ).hexdigest()
 
 
 def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:

@@ -37,8 +37,7 @@ def select(task: str, folder: Path, accept_other: bool = False) -> Selection:
         for number, position in enumerate(positions):
             listed = where[split][position]
             example = found[split][listed]
-            load = partial(_load, example)
-            images.append(((split, listed), Chosen(part, number, split, position, example.key, load)))
+            images.append(((split, listed), Chosen(part, number, split, position, partial(_load, example))))
     # In the reader's order, which is the archive's.
     images.sort(key=lambda one: one[0])
     facts = {"source": "originals", "lossy": False, "archives": archives}
@@ -46,7 +45,7 @@ def select(task: str, folder: Path, accept_other: bool = False) -> Selection:
 
 
 def _load(example: Example) -> Loaded:
-    return example.image(), example.label
+    return example.image(), example.label, example.key
 
 
 def _check_classes(task: str, found: dict[str, list[Example]]) -> None:

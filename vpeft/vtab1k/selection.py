@@ -13,7 +13,7 @@ from PIL import Image
 
 from vpeft.data.tables import VTAB
 
-Loaded = tuple[Image.Image | np.ndarray, int]
+Loaded = tuple[Image.Image | np.ndarray, int, str | int | None]
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,13 @@ class Chosen:
         number: Its place in the list of that part.
         split: TFDS's split that it is in.
         position: Its place there, in TFDS's order.
-        key: TFDS's key, where the source tells it.
-        load: Gives the image and VTAB's label.
+        load: Gives the image, VTAB's label, and TFDS's key or the name that TFDS stores, where there is one.
     """
 
     part: str
     number: int
     split: str
     position: int
-    key: str | int | None
     load: Callable[[], Loaded]
 
     @property
@@ -59,7 +57,7 @@ class Selection:
     @property
     def fingerprint(self) -> str:
         """A hash of where the images come from and which they are: what an interrupted export may go on with."""
-        listed = [[one.file, one.split, one.position, one.key] for one in self.images]
+        listed = [[one.file, one.split, one.position] for one in self.images]
         return hashlib.sha256(json.dumps([self.task, self.facts, listed]).encode()).hexdigest()
 
 

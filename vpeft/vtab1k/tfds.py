@@ -21,6 +21,9 @@ from vpeft.vtab1k.selection import Chosen, Loaded, Selection
 
 Fields = dict[str, list[Any]]
 
+# Where TFDS's data sets store an image's name; the others store none.
+_NAMES = ("id", "file_name", "filename", "image/file_name", "name")
+
 
 def _plain(name: str) -> Callable[[Fields], int]:
     return lambda fields: int(fields[name][0])
@@ -102,7 +105,7 @@ def select(task: str, folder: Path) -> Selection:
     for part, (split, positions) in parts(task, sizes).items():
         for position, (shard, offset, size) in _located(shards[split], positions, indices):
             load = partial(_load, task, shard, offset, size)
-            images.append(Chosen(part, position - positions.start, split, position, None, load))
+            images.append(Chosen(part, position - positions.start, split, position, load))
     version = f"{PREPARED[task].path}/{place.name}"
     return Selection(task, images, {"source": "tfds", "lossy": False, "tfds": version})
 
@@ -204,4 +207,5 @@ def _load(task: str, shard: Stored, offset: int, size: int) -> Loaded:
     except (KeyError, IndexError) as error:
         raise ValueError(f"{where} lacks {error}; it is another version of the data set.") from error
     gain = PREPARED[task].gain
-    return (np.asarray(image) * np.uint8(gain) if gain != 1 else image), label
+    name = next((fields[field][0].decode() for field in _NAMES if fields.get(field)), None)
+    return (np.asarray(image) * np.uint8(gain) if gain != 1 else image), label, name

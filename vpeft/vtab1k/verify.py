@@ -15,7 +15,7 @@ from vpeft.vtab1k import manifest
 from vpeft.vtab1k.community import file_facts
 from vpeft.vtab1k.cuts import TOLERANCE, TRAIN, VAL
 from vpeft.vtab1k.parallel import in_chunks
-from vpeft.vtab1k.reference import CLASSES_SHOWN, IMAGE_SIZE, TEST_COUNTS
+from vpeft.vtab1k.reference import CHOICE, CLASSES_SHOWN, IMAGE_SIZE, TEST_COUNTS, names_hash, published_name
 
 Progress = Callable[[int, int], None]
 _SHOWN = 3  # of the images of one kind of fault
@@ -57,7 +57,8 @@ def verify(task: str, root: Path, workers: int = 0, progress: Progress | None = 
     except ValueError as error:
         return [Difference(task, manifest.NAME, "whole", str(error))]
     images = Path(content.get("folder") or folder)
-    found = [Difference(task, *row) for row in (*_lists(images, content, task), *_numbers(task, content))]
+    checks = (*_lists(images, content, task), *_numbers(task, content), *_choice(task, content))
+    found = [Difference(task, *row) for row in checks]
     return found + [Difference(task, *row) for row in _images(task, images, content, workers, progress)]
 
 
@@ -95,6 +96,16 @@ def _numbers(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str
         for label, expected in enumerate(TEST_COUNTS[task]):
             if labels["test"][label] != expected:
                 yield f"test images of class {label}", str(expected), str(labels["test"][label])
+
+
+def _choice(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for part, expected in zip(("train", "val"), CHOICE.get(task, ()), strict=False):
+        keys = [row["key"] for row in content["images"] if row["part"] == part]
+        if any(key is None for key in keys):
+            continue  # a community folder has numbers for names
+        found = names_hash(published_name(task, key) for key in keys)
+        if found != expected:
+            yield f"choice of images in {part}", f"VPT's index ({expected[:12]})", found[:12]
 
 
 def _images(
