@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vpeft.tasks.timing import FETCH, Timing, Waiting, peak_memory
+from vpeft.tasks.timing import FETCH, Timing, Waiting, forget_peak, peak_memory
 
 
 def epoch(seconds, waiting):
@@ -73,3 +73,11 @@ def test_what_was_measured_before_a_resume_counts():
 def test_peak_memory_of_the_process_is_in_bytes():
     held = torch.ones(50 * 2**20, dtype=torch.uint8)
     assert held.numel() < peak_memory(torch.device("cpu")) < 2**40
+
+
+def test_a_run_in_an_old_process_does_not_inherit_the_peak_of_an_earlier_one():
+    held = torch.ones(200 * 2**20, dtype=torch.uint8)
+    with_it = peak_memory(torch.device("cpu"))
+    del held
+    forget_peak()
+    assert peak_memory(torch.device("cpu")) < with_it - 150 * 2**20

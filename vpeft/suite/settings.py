@@ -98,12 +98,15 @@ def parse(argv: Sequence[str]) -> Request | Path:
         ConfigError: The first mistake.
         SystemExit: With 0, after `--help` has been printed.
     """
-    known, rest = parser().parse_known_intermixed_args(argv)
-    left, pairs = split_words(rest)
-    if known.status:
+    reader = parser()
+    if "-h" in argv or "--help" in argv:
+        reader.parse_args(["--help"])
+    words, given = split_words([word for word in argv if word != "--status"])
+    own = [f"--{key}={value}" for key, value in given if f"--{key}" in reader._option_string_actions]
+    pairs = [(key, value) for key, value in given if f"--{key}" not in reader._option_string_actions]
+    known = reader.parse_args([*words, *own])
+    if "--status" in argv:
         return Path(known.configs[0]) if known.configs and not known.configs[0].endswith(".yaml") else known.output
-    if left:
-        raise ConfigError(f"{COMMAND_LINE}: '{left[0]}' is left over; see {PROG} --help")
     if not known.configs:
         raise ConfigError(f"{COMMAND_LINE}: at least one config file is expected, such as configs/vtab/vpt.yaml")
     swept = sweep.parse(known.sweep)

@@ -18,6 +18,7 @@ from vpeft.suite.choice import SETTLED, Incomplete, choose
 from vpeft.suite.folder import SuiteFolder
 from vpeft.suite.members import Item, Member, with_values
 from vpeft.suite.states import State, states
+from vpeft.tasks.timing import forget_peak
 
 # How a member ended: kinds of states, and `busy` where another process has it.
 Report = Callable[[Member, str, str, Mapping[str, Any] | None], None]
@@ -122,6 +123,7 @@ def _train(folder: SuiteFolder, one: _Ready, report: Report) -> str:
     from vpeft import run
 
     _start(folder, one, report)
+    forget_peak()
     try:
         row = run.train(one.config, one.beside)
     except SystemExit as error:
@@ -138,6 +140,7 @@ def _together(folder: SuiteFolder, ready: list[_Ready], ended: dict[str, str], r
 
     for one in ready:
         _start(folder, one, report)
+    forget_peak()
     try:
         outcomes = train_together([one.config for one in ready], [one.beside for one in ready])
     except SystemExit:

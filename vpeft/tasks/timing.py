@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -13,6 +16,7 @@ import torch
 from lightning.pytorch.profilers import Profiler
 
 FETCH = "train_dataloader_next"
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Waiting(Profiler):
@@ -125,5 +129,20 @@ def peak_memory(device: torch.device) -> int:
     """Largest number of bytes held so far: by tensors on a GPU; by the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():  # counts from `forget_peak` on, and not from the process that started this one
+        (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def forget_peak() -> None:
+    """Give back what earlier runs of this process held, and measure the peak anew; on Linux and GPUs."""
+    gc.collect()  # a finished run is a circle of references
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    if _CLEAR.exists():
+        _CLEAR.write_text("5")
