@@ -94,7 +94,8 @@ class TrainConfig:
         steps: Optimiser steps; None is as many as `epochs` are.
         val_every: Steps between evaluations of the loss on the validation samples; None evaluates none.
         precision: Of the forward and backward pass, in Lightning's words.
-        accumulate: Batches summed into one optimiser step.
+        accumulate: Batches of one optimiser step, in which every trained word counts the same (kind mllm); kind blip2
+            takes the mean over its batches.
         accelerator: Lightning's accelerator.
         devices: How many of them; -1 is all.
         nodes: Machines.

@@ -22,6 +22,7 @@ from mllm.optimisation import optimiser
 from mllm.schema import EvaluationConfig, OptimConfig
 from mllm.sequence import IGNORED
 from mllm.vlm import VLM, predicting
+from mllm.weighting import Weighting
 from vpeft.tasks import learning
 from vpeft.tasks.optimisation import learning_rates
 
@@ -56,6 +57,7 @@ class Instruct(L.LightningModule):
         self.evaluation: Measures | None = None
         self.answers: Answers | None = None
         self._sum = self._words = 0.0
+        self._weighting = Weighting()
         self.strict_loading = False  # frozen weights are not in a checkpoint; on_load_checkpoint is strict
 
     def on_fit_start(self) -> None:
@@ -72,23 +74,25 @@ class Instruct(L.LightningModule):
             self._features.make(self._data.pictures)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self._weight(batch) * self.model.loss(self._complete(batch)) + learning.penalty(self.model.vision)
+        words = predicting(batch).sum()
+        weight, whole = self._weighting.add(words, self.trainer)
+        mean, penalty = self.model.loss(self._complete(batch)), learning.penalty(self.model.vision)
+        loss = weight * mean + (whole * penalty if self._last(batch_idx) else 0.0)
         size = len(batch["index"])
-        self.log("train/loss", loss, batch_size=size, prog_bar=True)
-        self.log("train/words", (batch["labels"] != IGNORED).sum().float(), batch_size=size, reduce_fx="sum")
+        self.log("train/loss", mean.detach() + penalty, batch_size=size, prog_bar=True)
+        self.log("train/words", words.float(), batch_size=size, reduce_fx="sum")
         rates = learning_rates(self.trainer.optimizers[0])
         self.log_dict({f"lr/{name}": rate for name, rate in rates.items()}, batch_size=size)
         return loss
 
-    def _weight(self, batch: dict[str, Tensor]) -> Tensor | float:
-        """Trained words of this process over the mean of all, so that each counts once when gradients are averaged."""
-        if self.trainer.world_size == 1:
-            return 1.0
-        words = predicting(batch).sum().float()
-        mean = self.trainer.strategy.reduce(words.clone(), reduce_op="mean")
-        return words / mean.clamp(min=1 / self.trainer.world_size)
+    def _last(self, batch_idx: int) -> bool:
+        """Whether a batch is the last of its optimiser step."""
+        done = batch_idx + 1
+        return done % self.trainer.accumulate_grad_batches == 0 or done >= self.trainer.num_training_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self._weighting.finish(trained, self.trainer.accumulate_grad_batches)
         learning.after_backward(self.trainer, self.model.vision)
         for name, parameter in self.model.components()["connector"]:
             if "gate" in name.rpartition(".")[2]:
