@@ -106,10 +106,10 @@ class Browser:
         os.close(self._from)
 
     def _read(self):
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._from], [], [], max(end - time.monotonic(), 0))
-            assert ready, "the browser has not answered for a minute"
+            assert ready, "the browser has not answered for three minutes"
             part = os.read(self._from, 1 << 20)
             assert part, "the browser has ended"
             self._rest += part

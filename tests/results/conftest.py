@@ -1,8 +1,10 @@
 """A fixture of all tests of reports."""
 
+import json
+
 import pytest
 
-from vpeft.results import append_row, report
+from vpeft.results import report
 
 
 @pytest.fixture
@@ -11,9 +13,7 @@ def made(tmp_path):
 
     def build(rows, **words):
         file = tmp_path / "results.jsonl"
-        file.unlink(missing_ok=True)
-        for one in rows:
-            append_row(file, one)
+        file.write_text("".join(f"{json.dumps(one, allow_nan=False)}\n" for one in rows), encoding="utf-8")
         return report.build([file], **words)
 
     return build

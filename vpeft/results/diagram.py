@@ -8,8 +8,8 @@ from html import escape
 from vpeft.results.labels import cut, width
 
 WIDTH = 440
-_SIZE, _ROW, _LONGEST = 11.5, 18, 16
-_TOP, _LEFT, _RIGHT = 62, 146, 294
+_SIZE, _ROW, _LONGEST = 11.5, 18, 14
+_TOP, _LEFT, _RIGHT = 62, 152, 288
 
 
 def diagram(names: Sequence[str], ranks: Sequence[float], groups: Sequence[tuple[int, int]], difference: float | None):

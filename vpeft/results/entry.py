@@ -24,6 +24,7 @@ class Machine:
         batch: Images in a batch.
         precision: Of forward and backward pass.
         memory: What the peak is of.
+        packed: Runs in one process, whose time and memory are those of all together.
     """
 
     device: str
@@ -32,11 +33,13 @@ class Machine:
     batch: int
     precision: str
     memory: str
+    packed: int
 
     def __str__(self) -> str:
         processes = f"{self.processes} processes" if self.processes > 1 else ""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
-        return ", ".join(filter(None, [self.device, processes, threads, f"batch {self.batch}", self.precision]))
+        packed = f"{self.packed} runs packed" if self.packed > 1 else ""
+        return ", ".join(filter(None, [self.device, processes, threads, f"batch {self.batch}", self.precision, packed]))
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def _machine(row: Mapping[str, Any]) -> Machine | None:
         int(number(row, "data", "batch_size") or 0),
         str(row["train"].get("precision", "")),
         str(memory.get("of", "")) if isinstance(memory, Mapping) else "",
+        int(number(row, "packed", "members") or 1),
     )
 
 

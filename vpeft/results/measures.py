@@ -1,17 +1,12 @@
-"""Tables beside accuracy: ranks, calibration, time and memory, and where the rows come from."""
+"""Tables beside accuracy: ranks, calibration, time and memory."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from vpeft.results import statistics
 from vpeft.results.entry import Block, Entry
 from vpeft.results.tables import SHORT, Table, value
-
-_COMMIT = 10
 
 
 def rank_table(block: Block) -> Table:
@@ -120,88 +115,10 @@ def cost_table(entries: list[Entry]) -> Table | None:
         words=("measured on",),
         parts=parts,
         note="Only figures of one device, number of threads, batch size and precision compare, and only as far as the "
-        "machine was as busy; a row does not tell one processor model from another."
-        + (f" Memory is the peak of {' or of '.join(of)}." if of else ""),
+        "machine was as busy; a row does not tell one processor model from another. Packed runs have the time and "
+        "memory of all that were packed together." + (f" Memory is the peak of {' or of '.join(of)}." if of else ""),
     )
 
 
 def _in(amount: float | None, unit: float, digits: int) -> str:
     return "-" if amount is None else f"{amount / unit:,.{digits}f}"
-
-
-def provenance_table(entries: list[Entry]) -> Table:
-    """Which code made a method's rows, when, on what, and whether its settings were searched."""
-    lines = []
-    for entry in entries:
-        rows = list(entry.rows())
-        tuned = sum(bool(row.get("tuning")) for row in rows)
-        lines.append(
-            [
-                entry.label,
-                f"{len(rows)}",
-                "yes" if tuned == len(rows) else f"{tuned} of {len(rows)}" if tuned else "no",
-                _counted(commit(row) for row in rows),
-                _counted(_device(row) for row in rows),
-                _dates(rows),
-            ]
-        )
-    return Table(
-        "Where the rows come from",
-        ["method", "runs", "tuned", "code", "devices", "ended"],
-        words=("tuned", "code", "devices", "ended"),
-        parts=[lines],
-        note="Tuned: a search on val200 chose the settings. Code: the commit, -dirty where files differed from it.",
-    )
-
-
-def provenance_notes(entries: list[Entry]) -> list[str]:
-    """Versions of the libraries, and whatever was mixed."""
-    rows = [row for entry in entries for row in entry.rows()]
-    notes = []
-    commits = Counter(commit(row) for row in rows)
-    if len(commits) > 1:
-        notes.append(
-            f"The code changed between these runs: {_counted(commit(row) for row in rows)}. Run the older ones again "
-            "before small differences are read."
-        )
-    if changed := sum(count for name, count in commits.items() if name.endswith("-dirty")):
-        notes.append(f"{changed} of {len(rows)} runs were made by code that differed from its commit.")
-    libraries = {name: None for row in rows for name in _mapping(row.get("versions"))}
-    versions = []
-    for name in libraries:
-        found = [str(_mapping(row.get("versions")).get(name, "not recorded")) for row in rows]
-        versions.append(f"{name} {found[0] if len(set(found)) == 1 else _counted(found)}")
-    if versions:
-        notes.append(f"Versions: {', '.join(versions)}.")
-    synthetic = sorted({row["task"] for row in rows if row["data"].get("synthetic")})
-    if synthetic:
-        notes.append(f"Synthetic tasks: {', '.join(synthetic)}.")
-    tuned = {bool(row.get("tuning")) for row in rows}
-    if len(tuned) > 1:
-        notes.append("Some of these runs were tuned on val200 and some were not; see where the rows come from.")
-    return notes
-
-
-def commit(row: Mapping[str, Any]) -> str:
-    """The commit that made a row, shortened."""
-    name, mark, dirty = str(row.get("git") or "not recorded").partition("-dirty")
-    return (name[:_COMMIT] if row.get("git") else name) + mark + dirty
-
-
-def _device(row: Mapping[str, Any]) -> str:
-    return str(_mapping(row.get("device")).get("name") or "not recorded")
-
-
-def _mapping(given: Any) -> Mapping[str, Any]:
-    return given if isinstance(given, Mapping) else {}
-
-
-def _counted(words: Iterable[str]) -> str:
-    """`a` if all are, or else `a (3), b (1)`."""
-    counts = Counter(words)
-    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{word} ({count})" for word, count in counts.items())
-
-
-def _dates(rows: Sequence[Mapping[str, Any]]) -> str:
-    days = sorted({str(row["date"])[:10] for row in rows if row.get("date")})
-    return "not recorded" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

@@ -109,7 +109,9 @@ def latex(report: Report) -> str:
     lines = [r"% needs \usepackage{booktabs}"]
     for section in report.sections:
         for table in section.tables:
-            prose = {0: "l", **{table.columns.index(name): r"p{6cm}" for name in table.words}}
+            prose = {table.columns.index(name): r"p{6cm}" if name == "compared" else "l" for name in table.words} | {
+                0: "l"
+            }
             spec = "".join(prose.get(number, "r") for number in range(len(table.columns)))
             caption = f"{section.title}. {table.title}. {section.about}.{f' {table.note}' if table.note else ''}"
             lines += [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpeft.data.tables import ALIASES, EMBEDDED, VTAB
 from vpeft.nearest import did_you_mean
-from vpeft.results import measures, published, records, runs, tables
+from vpeft.results import measures, provenance, published, records, runs, tables
 from vpeft.results.averages import GROUPS, TASKS, VTAB_GROUPS
 from vpeft.results.compare import comparable
 from vpeft.results.entry import Entry, Groups, complete_block
@@ -71,13 +71,13 @@ def build(paths: Iterable[Path], tasks: Sequence[str] = (), methods: Sequence[st
     tasks = _known(
         "task", [ALIASES.get(task, task) for task in tasks], [*VTAB, *EMBEDDED], (row["task"] for row in rows)
     )
-    used = (spec["name"] for row in rows for spec in row["method"])
+    used = (name for row in rows for name in sorted(_called(row)))
     there = [row.spec["name"] for row in published.load() if row.spec]
     methods = _known("method", methods, there, used)
     if tasks:
         rows = [row for row in rows if row["task"] in tasks]
     if methods:
-        rows = [row for row in rows if any(spec["name"] in methods for spec in row["method"])]
+        rows = [row for row in rows if _called(row) & set(methods)]
     if not rows:
         raise ValueError(
             "There is no result row to report" + (" for these tasks and methods." if tasks or methods else ".")
@@ -90,6 +90,11 @@ def build(paths: Iterable[Path], tasks: Sequence[str] = (), methods: Sequence[st
     for setting in sorted(by_setting, key=_order):
         _add(report, setting, by_setting[setting], tasks, methods)
     return report
+
+
+def _called(row: Mapping[str, Any]) -> set[str]:
+    """The names of a row's methods, and that of its config in a suite."""
+    return {runs.name_of(row), *(spec["name"] for spec in row["method"])}
 
 
 def _known(kind: str, given: Sequence[str], known: Iterable[str], used: Iterable[str]) -> list[str]:
@@ -132,11 +137,12 @@ def _add(report: Report, setting: Setting, entries: list[Entry], tasks: list[str
         measures.rank_table(block) if len(block.entries) > 1 and len(block.tasks) > 1 else None,
         measures.calibration_table(entries, found),
         measures.cost_table(entries),
-        measures.provenance_table(entries),
+        provenance.chosen_table(entries, found),
+        provenance.provenance_table(entries),
     ]
     if len(entries) > 1 and not block.tasks:
         notes.append("These methods have no task in common, so they are neither ranked nor drawn.")
-    notes += measures.provenance_notes(entries)
+    notes += provenance.provenance_notes(entries)
     notes += [f"{row.method} ({row.family}): {note}." for row in rows for note in row.notes]
     kind = {"embedded": "Embedded tasks", "own": "Data of one's own"}.get(setting.suite, setting.suite)
     section = Section(

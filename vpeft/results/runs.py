@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def find(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
             if file.resolve() in seen:
                 continue
             seen.add(file.resolve())
-            searched = 0
+            searched, found = 0, []
             for number, row in numbered_rows(file):
                 if row is not None and row.get("test", row) is None:
                     searched += 1
@@ -35,10 +36,19 @@ def find(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
                 if row is None or fault:
                     notes.append(f"{file}, line {number}: {fault}; it is left out.")
                 else:
-                    rows.append(row)
+                    found.append(row)
+            held = {_place(row) or at: row for at, row in enumerate(found)}
+            rows += held.values()
+            if replaced := len(found) - len(held):
+                notes.append(f"{file}: {replaced} runs are left out whose place in the suite was run again later.")
             if searched:
                 notes.append(f"{file}: {searched} runs of a search were not tested; they are left out.")
     return rows, notes
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str, int] | None:
+    """Method, task and seed of a suite's row: of two in one place the later one holds."""
+    return (row["suite"]["method"], row["task"], row["seed"]) if "suite" in row else None
 
 
 def _files(path: Path) -> list[Path]:
@@ -58,6 +68,8 @@ def _fault(row: Mapping[str, Any]) -> str | None:
         setting_of(row)
         fingerprint(row)
         counts = [row["parameters"][name] + 0 for name in ("method", "adopted")]
+        if "suite" in row:
+            _ = row["suite"]["method"], row["suite"]["code"]
         accuracy, names = row["test"]["accuracy"], [spec["name"] for spec in row["method"]]
         if not 0 <= accuracy <= 1 or min(counts) < 0 or not names:
             return f"test accuracy is {accuracy}, not a fraction from 0 to 1"
@@ -91,12 +103,20 @@ def without_repeats(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]
 
 
 def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Rows by setting and method; hyper-parameters may differ between tasks, but not within one."""
-    groups: dict[tuple[Setting, str], list[Mapping[str, Any]]] = {}
+    """Rows by setting and method; hyper-parameters may differ between tasks, but not within one.
+
+    The method of a suite's row is its config, and rows of different code are not mixed.
+    """
+    groups: dict[tuple[Setting, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((setting_of(row), _names(row["method"])), []).append(row)
+        code = row["suite"]["code"] if "suite" in row else ""
+        groups.setdefault((setting_of(row), name_of(row), code), []).append(row)
+    alike = Counter((setting, name) for setting, name, _ in groups)
     found: list[Entry] = []
-    for (setting, names), group in sorted(groups.items(), key=lambda item: item[0]):
+    for (setting, name, code), group in sorted(groups.items(), key=lambda item: item[0]):
+        label = name
+        if alike[setting, name] > 1:
+            label += f" (code {code})" if code else " (outside the suite)"
         per_task: dict[str, set[str]] = {}
         for row in group:
             per_task.setdefault(row["task"], set()).add(digest(variant(row)))
@@ -105,13 +125,13 @@ def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
         for row in group:
             parts.setdefault("" if whole else digest(variant(row)), []).append(row)
         differing = _differing([variant(row) for row in group])
-        new = [_entry(setting, part, names, differing, whole) for part in parts.values()]
+        new = [_entry(setting, part, label, differing, whole) for part in parts.values()]
         found += sorted(new, key=lambda entry: entry.label)
     return found
 
 
-def _entry(setting: Setting, rows: list[Mapping[str, Any]], names: str, differing: list[str], whole: bool) -> Entry:
-    entry = Entry(setting, rows[0]["method"], label=names)
+def _entry(setting: Setting, rows: list[Mapping[str, Any]], label: str, differing: list[str], whole: bool) -> Entry:
+    entry = Entry(setting, rows[0]["method"], label=label)
     for row in rows:
         entry.runs.setdefault(row["task"], {})[row["seed"]] = row
     if differing and whole:
@@ -132,6 +152,11 @@ def _entry(setting: Setting, rows: list[Mapping[str, Any]], names: str, differin
 def _differing(variants: list[dict[str, Any]]) -> list[str]:
     keys = {key: None for one in variants for key in one}
     return [key for key in keys if len({digest(one.get(key)) for one in variants}) > 1]
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """The suite's name of a row's method, or the names of its methods."""
+    return row["suite"]["method"] if "suite" in row else _names(row["method"])
 
 
 def _names(method: Iterable[Mapping[str, Any]]) -> str:
