@@ -90,7 +90,7 @@ class Adapter(nn.Module):
         """z + (DW3 z + DW5 z + DW7 z) / 3 of any tokens of the block."""
         around = zip(self.convs, (2, 1, 0), strict=True)
         kernel = torch.stack([F.pad(conv.weight, 4 * [zeros]) for conv, zeros in around]).mean(0)  # R 1 7 7
-        bias = torch.stack([conv.get_parameter("bias") for conv in self.convs]).mean(0)
+        bias = torch.stack([conv.bias for conv in self.convs if conv.bias is not None]).mean(0)
         prefix, patches = self.block.split(z)  # B P R, B H W R
         patches = F.conv2d(patches.permute(0, 3, 1, 2), kernel, bias, padding=3, groups=len(kernel))
         prefix = prefix * kernel[:, 0, 3, 3] + bias
