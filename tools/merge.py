@@ -9,8 +9,9 @@ from vpeft import cli
 def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(
         "tools/merge.py",
-        description="One file that the backbone's own library loads, for methods that change only its weights; of a "
-        "multimodal adapter a folder that transformers loads, as LLaVA or BLIP-2.",
+        description="What the backbone's own library loads, for methods that change only its weights: one file for "
+        "timm and open_clip, a folder or a file for transformers; of a multimodal adapter a folder that transformers loads, "
+        "as LLaVA or BLIP-2.",
         allow_abbrev=False,
     )
     cli.add_model_arguments(parser)

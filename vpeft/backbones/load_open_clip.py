@@ -49,18 +49,44 @@ def _whole(name: str, pretrained: str, seed: int) -> Any:
     """Both towers; random ones where the weights come from a file."""
     architecture, _, tag = name.partition("/")
     _check_name(architecture, tag, pretrained)
-    # The activation belongs to the weights: OpenAI's were trained with QuickGELU under the plain names.
-    config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return open_clip.create_model(
                 architecture,
                 pretrained=tag if pretrained == "auto" else None,
-                force_quick_gelu=bool(config.get("quick_gelu")),
+                force_quick_gelu=quick_gelu(architecture, tag),
             )
         except (OSError, RuntimeError) as error:
             raise hub_unreachable(f"open_clip:{name}", error) from error
+
+
+class NoTextTower(ValueError):
+    """The file of the weights holds the visual tower alone."""
+
+
+def both(name: str, pretrained: str, seed: int) -> Any:
+    """Both towers of `MODEL/TAG`, frozen and in eval mode.
+
+    Raises:
+        NoTextTower: the file has none.
+        ValueError: no such model.
+        RuntimeError: the weights could not be had.
+    """
+    clip = _whole(name, pretrained, seed).eval().requires_grad_(False)
+    if pretrained not in ("auto", "none"):
+        path = Path(pretrained).expanduser()
+        state = load_file(path)
+        if not any(key.startswith(("text.", "token_embedding.")) for key in state):
+            raise NoTextTower(f"{path} holds no text tower. Give the file of the whole CLIP, or another kind of head.")
+        check_keys(clip.state_dict(), state, path)
+        clip.load_state_dict(state)
+    return clip
+
+
+def quick_gelu(architecture: str, tag: str) -> bool:
+    """Whether the weights were trained with another activation than the architecture's: OpenAI's, under plain names."""
+    return bool(tag and open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
 
 
 def whole(name: str, pretrained: str, seed: int) -> tuple[Any, Callable[[list[str]], Tensor]]:
@@ -70,14 +96,7 @@ def whole(name: str, pretrained: str, seed: int) -> tuple[Any, Callable[[list[st
         ValueError: no such model, or the file has no text tower.
         RuntimeError: weights or tokenizer could not be had.
     """
-    clip = _whole(name, pretrained, seed).eval().requires_grad_(False)
-    if pretrained not in ("auto", "none"):
-        path = Path(pretrained).expanduser()
-        state = load_file(path)
-        if not any(key.startswith(("text.", "transformer.")) for key in state):
-            raise ValueError(f"{path} holds no text tower. Give the file of the whole CLIP, or another kind of head.")
-        check_keys(clip.state_dict(), state, path)
-        clip.load_state_dict(state)
+    clip = both(name, pretrained, seed)
     try:
         return clip, open_clip.get_tokenizer(name.partition("/")[0])
     except (OSError, RuntimeError) as error:  # those of SigLIP come from a hub

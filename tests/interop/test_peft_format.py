@@ -1,0 +1,306 @@
+"""A folder for peft computes in peft what the adapter computes, and what peft saves computes the same as an adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ViTForImageClassification, ViTModel
+
+from tests.adapters import NAME, images, make, save
+from vpeft.backbones import create
+from vpeft.checkpoint import load_adapter
+from vpeft.interop import imported, peft_format
+from vpeft.interop.imported import Preparation
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora_qv": {"name": "lora", "rank": 2, "alpha": 3.0},
+    "lora_shared": {"name": "lora", "rank": 2, "targets": ["qkv"], "shared_a": True, "dropout": 0.1},
+    "lora_shared_qv": {"name": "lora", "rank": 2, "targets": ["q", "v"], "shared_a": True},
+    "lora_all": {"name": "lora", "rank": 2, "targets": ["q", "k", "v", "proj", "fc1", "fc2"]},
+    "lora_qkv": {"name": "lora", "rank": 3, "alpha": 1.0, "targets": ["qkv", "proj"]},
+    "dora": {"name": "dora", "rank": 2, "targets": ["q", "v", "fc1"]},
+    "ia3": {"name": "ia3"},
+}
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def plain_timm(seed: int = 0) -> Any:
+    """The frozen backbone of tests.adapters, with an untrained head."""
+    model: Any = timm.create_model(NAME, num_classes=3, img_size=(32, 32))
+    model.load_state_dict(create(NAME, "none", 32, seed).model.state_dict(), strict=False)
+    return model.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_peft_loads_an_adapter_onto_timms_plain_model(tmp_path, method):
+    tuned = save(tmp_path / "a.safetensors", method=METHODS[method])
+    written, how = peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    assert written == [tmp_path / "out"]
+    assert f"timm.create_model('{NAME}', num_classes=3, img_size=(32, 32)); its head comes with it" in how
+    model = peft.PeftModel.from_pretrained(plain_timm(), str(tmp_path / "out")).eval()
+    with torch.no_grad():
+        plain: Any = model.base_model.model
+        close(plain.forward_head(plain.forward_features(images()), pre_logits=True), tuned.backbone(images()))
+        close(model(images()), tuned(images()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_peft_loads_an_adapter_onto_a_plain_model_of_transformers(tmp_path, vit, method):
+    tuned = save(tmp_path / "a.safetensors", method=METHODS[method], backbone=f"hf:{vit}", pretrained="auto")
+    _, how = peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    assert f"{tmp_path / 'out' / 'head.safetensors'} is the head, a vpeft.heads.LinearHead" in how
+    plain = ViTModel.from_pretrained(vit, add_pooling_layer=False)
+    model = peft.PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        close(model(images()).last_hidden_state[:, 0], tuned.backbone(images()))
+    head = load_file(tmp_path / "out" / "head.safetensors")
+    assert torch.equal(head["linear.weight"], tuned.head.state_dict()["linear.weight"])
+
+
+def test_the_folder_says_classes_and_preprocessing(tmp_path):
+    from safetensors import safe_open
+
+    save(tmp_path / "a.safetensors")
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    with safe_open(tmp_path / "out" / "adapter_model.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["vpeft_exported"])
+    assert about["classes"] == ["blue", "green", "red"]
+    assert about["normalization"]["name"] == "inception"
+
+
+def from_peft(tmp_path: Path, model: Any, config: Any, backbone: str = NAME, pretrained: str = "none") -> Any:
+    """What peft trained (away from its start) and saved, as a model of ours; and peft's own."""
+    torch.manual_seed(1)
+    theirs = peft.get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if parameter.requires_grad:
+                noise = torch.randn_like(parameter) * 0.3
+                parameter.copy_(parameter + noise if "magnitude" in name or "ia3" in name else noise)
+    theirs.save_pretrained(str(tmp_path / "peft"))
+    body = create(backbone, pretrained, 32)
+    found = peft_format.read(tmp_path / "peft", body)
+    notes = imported.save(found, body, pretrained, tmp_path / "ours.safetensors", Preparation(classes=["a", "b", "c"]))
+    return load_adapter(tmp_path / "ours.safetensors")[0], theirs, notes
+
+
+LORA = {"target_modules": ["qkv", "fc1"], "r": 3, "lora_alpha": 5, "init_lora_weights": False}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LORA,
+        LORA | {"use_rslora": True},
+        LORA | {"use_dora": True},
+        LORA | {"rank_pattern": {"qkv": 5}, "alpha_pattern": {"blocks.1.mlp.fc1": 16}},
+        LORA | {"rank_pattern": {"fc1": 2}, "use_rslora": True},
+        LORA | {"layers_to_transform": [1], "layers_pattern": "blocks"},
+        LORA | {"rank_pattern": {"fc1": 2}, "use_dora": True, "layers_to_transform": [0], "layers_pattern": "blocks"},
+    ],
+    ids=["plain", "rslora", "dora", "patterns", "patterns_rslora", "one_block", "dora_one_block"],
+)
+def test_lora_that_peft_trained_on_timm_becomes_an_adapter(tmp_path, options):
+    config = peft.LoraConfig(**options, modules_to_save=["head"])
+    ours, theirs, _ = from_peft(tmp_path, plain_timm(), config)
+    with torch.no_grad():
+        close(ours(images()), theirs(images()))
+
+
+def test_ia3_that_peft_trained_becomes_an_adapter(tmp_path, vit):
+    plain = ViTModel.from_pretrained(vit, add_pooling_layer=False)
+    config = peft.IA3Config(target_modules=["k_proj", "v_proj", "fc2"], feedforward_modules=["fc2"])
+    ours, theirs, notes = from_peft(tmp_path, plain, config, f"hf:{vit}", "auto")
+    with torch.no_grad():
+        close(ours.backbone(images()), theirs(images()).last_hidden_state[:, 0])
+    assert any("the head is not in the file" in note for note in notes)
+
+
+def test_an_image_classifier_of_transformers_brings_its_head(tmp_path, vit):
+    model = ViTForImageClassification.from_pretrained(vit, num_labels=3)
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"])
+    ours, theirs, _ = from_peft(tmp_path, model, config, f"hf:{vit}", "auto")
+    with torch.no_grad():
+        close(ours(images()), theirs(images()).logits)
+
+
+def test_names_of_earlier_releases_of_transformers_are_known(tmp_path, vit):
+    model = ViTForImageClassification.from_pretrained(vit, num_labels=3)
+    targets = ["q_proj", "v_proj", "o_proj", "fc1", "fc2"]
+    config = peft.LoraConfig(target_modules=targets, modules_to_save=["classifier"])
+    ours, _, _ = from_peft(tmp_path, model, config, f"hf:{vit}", "auto")
+    former = {
+        ".layers.": ".encoder.layer.",
+        "attention.q_proj": "attention.attention.query",
+        "attention.v_proj": "attention.attention.value",
+        "attention.o_proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    file, renamed = tmp_path / "peft" / "adapter_model.safetensors", {}
+    for key, tensor in load_file(file).items():
+        for present, past in former.items():
+            key = key.replace(present, past)
+        renamed[key] = tensor
+    save_file(renamed, file)
+    found = peft_format.read(tmp_path / "peft", create(f"hf:{vit}", "auto", 32))
+    state = ours.methods[0].state_dict()
+    assert set(found.state) == set(state)
+    assert all(torch.equal(found.state[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True}])
+def test_peft_to_ours_to_peft_is_the_same_folder(tmp_path, options):
+    from_peft(tmp_path, plain_timm(), peft.LoraConfig(**LORA, **options, modules_to_save=["head"]))
+    peft_format.export(tmp_path / "ours.safetensors", tmp_path / "again")
+    first, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("peft", "again"))
+    assert set(first) == set(again)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    before, after = (json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("peft", "again"))
+    scale = before["r"] ** 0.5 if options.get("use_rslora") else before["r"]
+    assert after["lora_alpha"] / after["r"] == pytest.approx(before["lora_alpha"] / scale)
+    assert after["r"] == before["r"]
+
+
+def test_ours_to_peft_to_ours_computes_the_same(tmp_path):
+    tuned = save(tmp_path / "a.safetensors", method=METHODS["lora_qv"])
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    body = create(NAME, "none", 32)
+    imported.save(peft_format.read(tmp_path / "out", body), body, "none", tmp_path / "b.safetensors")
+    again, manifest = load_adapter(tmp_path / "b.safetensors")
+    assert manifest["method"] == [
+        {"name": "lora", "rank": 4, "alpha": 6.0, "targets": ["qkv"], "shared_a": False, "dropout": 0.0}
+    ]
+    with torch.no_grad():
+        close(again(images()), tuned(images()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"peft_type": "LOHA"}, "holds LOHA of peft; what can be read is LORA, IA3"),
+        ({"bias": "all"}, "sets bias: 'all'"),
+        ({"lora_bias": True}, "sets lora_bias: True"),
+        ({"init_lora_weights": "pissa"}, "sets init_lora_weights: 'pissa', which changes the backbone's own weights"),
+        ({"alora_invocation_tokens": [1, 2]}, "sets alora_invocation_tokens"),
+        ({"fan_in_fan_out": True}, "sets fan_in_fan_out"),
+    ],
+)
+def test_variants_are_refused_by_name(tmp_path, change, said):
+    save(tmp_path / "a.safetensors")
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    path = tmp_path / "out" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=said):
+        peft_format.read(tmp_path / "out", create(NAME, "none", 32))
+
+
+def _drop(state: dict[str, torch.Tensor], key: str) -> None:
+    del state[f"base_model.model.{key}"]
+
+
+def _put(state: dict[str, torch.Tensor], key: str, *shape: int) -> None:
+    state[f"base_model.model.{key}"] = torch.zeros(shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: _drop(s, "blocks.1.attn.qkv.lora_B.weight"), "blocks.1.attn.qkv has lora_A; lora_B is lacking"),
+        (lambda s: _put(s, "blocks.1.attn.qkv.lora_B.weight", 5, 4), r"A \[4, 64\] and B \[5, 4\], and .* 192 x 64"),
+        (lambda s: _put(s, "blocks.1.attn.qkv.lora_A.weight", 3, 64), "A of rank 3 and B of rank 4"),
+        (
+            lambda s: _put(s, "blocks.9.attn.qkv.lora_A.weight", 4, 64),
+            "changes blocks.9.attn.qkv, which test_vit has not",
+        ),
+        (lambda s: _put(s, "text_model.x.lora_A.weight", 4, 64), "changes text_model.x"),
+        (lambda s: _put(s, "norm.weight", 64), "holds norm.weight in modules_to_save"),
+        (lambda s: [s.pop(key) for key in list(s) if "lora" in key], "changes nothing"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused_in_words(tmp_path, change, said):
+    save(tmp_path / "a.safetensors")
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+    with pytest.raises(ValueError, match=said):
+        peft_format.read(tmp_path / "out", create(NAME, "none", 32))
+
+
+def test_magnitudes_of_another_size_are_refused(tmp_path):
+    save(tmp_path / "a.safetensors", method=METHODS["dora"])
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    key = "base_model.model.blocks.0.mlp.fc1.lora_magnitude_vector"
+    save_file(load_file(file) | {key: torch.ones(3)}, file)
+    with pytest.raises(ValueError, match=r"blocks.0.mlp.fc1 has magnitudes \[3\], and 256 are needed"):
+        peft_format.read(tmp_path / "out", create(NAME, "none", 32))
+
+
+def test_ia3_over_queries_or_elsewhere_is_refused(tmp_path):
+    save(tmp_path / "a.safetensors", method={"name": "ia3"})
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    file, body = tmp_path / "out" / "adapter_model.safetensors", create(NAME, "none", 32)
+    state = load_file(file)
+    key = "base_model.model.blocks.0.attn.qkv.ia3_l"
+    save_file(state | {key: state[key] * 2}, file)
+    with pytest.raises(ValueError, match=r"blocks.0.attn.qkv scales queries too"):
+        peft_format.read(tmp_path / "out", body)
+    save_file(state | {key: state[key].T.contiguous()}, file)
+    with pytest.raises(ValueError, match=r"blocks.0.attn.qkv has ia3_l \[1, 192\]; ia3_l 192 x 1, over its outputs"):
+        peft_format.read(tmp_path / "out", body)
+    save_file(state | {"base_model.model.blocks.0.attn.proj.ia3_l": torch.ones(64, 1)}, file)
+    with pytest.raises(ValueError, match=r"blocks.0.attn.proj is scaled"):
+        peft_format.read(tmp_path / "out", body)
+
+
+def test_folders_that_are_none_are_refused(tmp_path):
+    body = create(NAME, "none", 32)
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_config.json; give the folder that peft saved"):
+        peft_format.read(tmp_path, body)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config.json is not JSON"):
+        peft_format.read(tmp_path, body)
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"is not a configuration of peft"):
+        peft_format.read(tmp_path, body)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(FileNotFoundError, match=r"holds no adapter_model.safetensors"):
+        peft_format.read(tmp_path, body)
+
+
+def test_what_has_no_place_in_the_format_is_refused(tmp_path, tiny_clip):
+    for name, method in {"vpt": {"name": "vpt", "prompts": 2}, "two": [{"name": "lora"}, {"name": "ia3"}]}.items():
+        save(tmp_path / f"{name}.safetensors", method=method)
+    with pytest.raises(ValueError, match="has vpt; peft's format is written for one of lora, dora, ia3"):
+        peft_format.export(tmp_path / "vpt.safetensors", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"has lora\+ia3; peft's format"):
+        peft_format.export(tmp_path / "two.safetensors", tmp_path / "out")
+    save(tmp_path / "clip.safetensors", backbone=f"open_clip:{tiny_clip}")
+    with pytest.raises(
+        ValueError, match=r"changes in_proj_weight of open_clip:vpeft-tiny-interop, which reads it as a tensor"
+    ):
+        peft_format.export(tmp_path / "clip.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    save(tmp_path / "a.safetensors")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="out is there already"):
+        peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+
+
+def test_a_head_that_is_no_plain_classifier_goes_beside(tmp_path):
+    tuned, _ = make(batch_norm=True)
+    save(tmp_path / "a.safetensors", batch_norm=True)
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["modules_to_save"] is None
+    assert set(load_file(tmp_path / "out" / "head.safetensors")) == set(tuned.head.state_dict())

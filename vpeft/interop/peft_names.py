@@ -1,0 +1,71 @@
+"""Names of modules in folders of Hugging Face peft, and the maps of a backbone that they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vpeft.backbones import Backbone
+from vpeft.seams import Affine
+
+PREFIX = "base_model.model."
+# What models with a head, and wrappers, put before the names of the towers here.
+_AROUND = ("", "vit.", "dinov2.", "dinov2_with_registers.", "vision_model.", "timm_model.", "visual.trunk.", "visual.")
+# Names of transformers before its release 5.
+_FORMER = (
+    ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"),
+    ("attention.attention.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """One map of a backbone, as peft sees it."""
+
+    name: str
+    affine: Affine
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        out, into = self.affine.shape
+        return out, into
+
+
+def names_of(backbone: Backbone) -> dict[int, str]:
+    """The vendor's names of its modules, by their id."""
+    return {id(module): name for name, module in backbone.model.named_modules()}
+
+
+def modules_of(backbone: Backbone) -> list[dict[str, Module]]:
+    """The linear maps of every block that are modules of their own, by role."""
+    names = names_of(backbone)
+    return [
+        {
+            role: Module(names[id(affine.owner)], affine)
+            for role, affine in block.affines.items()
+            if affine.called and len(affine.shape) == 2
+        }
+        for block in backbone.blocks
+    ]
+
+
+def located(name: str, known: set[str]) -> str | None:
+    """A module of a folder under the name it has here; None if there is none."""
+    plain = next((name.removeprefix(start) for start in reversed(_AROUND) if name.startswith(start)), name)
+    renamed = plain
+    for former, present in _FORMER:
+        renamed = renamed.replace(former, present)
+    forms = (plain, renamed, re.sub(r"^encoder\.layer\.", "layers.", renamed))
+    return next((form for form in forms if form in known), None)
+
+
+def pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """What peft's rank_pattern or alpha_pattern says of a module: the first expression that matches the end of it."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
