@@ -118,7 +118,10 @@ def _make(task: str, args: argparse.Namespace, report: Report) -> None:
     elif args.source == "tfds":
         export(tfds.select(task, args.tfds_dir), args.root, args.workers, report)
     else:
-        export(originals.select(task, args.archives, args.accept_other_archives), args.root, args.workers, report)
+        selection = originals.select(task, args.archives, args.accept_other_archives)
+        export(selection, args.root, args.workers, report)
+        if selection.facts["exact"] is False:
+            warnings.warn("the archive does not tell which images TFDS chose; these are others.", stacklevel=2)
 
 
 def _each(tasks: list[str], work: Callable[[str, Report], None]) -> int:

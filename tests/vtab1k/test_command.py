@@ -45,7 +45,7 @@ def test_originals_are_made_and_a_run_reads_them(
     with pytest.warns(UserWarning, match="train800val200.txt of cifar100 lists 10 images"):
         data = ClassificationData(DataConfig(task="cifar", root=root, workers=0), (32, 32), "bilinear", 0)
     told = data.provenance
-    assert (told["format"], told["source"], told["lossy"]) == ("vtab-png", "originals", False)
+    assert (told["format"], told["source"], told["lossy"], told["exact"]) == ("vtab-png", "originals", False, True)
     assert told["manifest"] == manifest.read(root / "cifar100", "cifar100")["sha256"]
     data.setup()
     assert len(data.files("test")) == 100

@@ -71,7 +71,7 @@ def test_the_manifest_tells_counts_and_origin(tmp_path: Path) -> None:
     assert data["counts"]["test"] == {str(i): 1 for i in range(100)}
     assert sum(data["counts"]["train"].values()) == 8
     assert data["pixels"] == manifest.pixels(data["images"])
-    assert (data["source"], data["lossy"], data["classes"]) == ("originals", False, 100)
+    assert (data["source"], data["lossy"], data["exact"], data["classes"]) == ("originals", False, True, 100)
     archive = tmp_path / "archives" / "cifar-100-binary.tar.gz"
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     assert data["archives"] == [

@@ -50,10 +50,10 @@ def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) 
 
 def _origin(folder: Path, name: str) -> dict[str, Any]:
     if not (folder / manifest.NAME).is_file():
-        return {"source": None, "manifest": None, "pixels": None}
+        return {"source": None, "exact": None, "manifest": None, "pixels": None}
     content = manifest.read(folder, name)
     manifest.check_lists(folder, content, name)
-    told = {key: content[key] for key in ("source", "lossy", "pixels")}
+    told = {key: content[key] for key in ("source", "lossy", "exact", "pixels")}
     return told | {"manifest": content["sha256"]}
 
 

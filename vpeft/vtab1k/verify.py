@@ -89,7 +89,8 @@ def _numbers(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str
         outside = sorted(label for label in seen if not 0 <= label < classes)
         if outside:
             yield f"labels in {name}", f"0 to {classes - 1}", ", ".join(map(str, outside[:_SHOWN]))
-        shown = CLASSES_SHOWN.get((task, name), classes if name == "test" else None)
+        known = CLASSES_SHOWN if content["exact"] is not False else {}
+        shown = known.get((task, name), classes if name == "test" else None)
         if shown is not None and len(seen) != shown:
             yield f"classes in {name}", str(shown), str(len(seen))
     if task in TEST_COUNTS:
@@ -99,7 +100,8 @@ def _numbers(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str
 
 
 def _choice(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for part, expected in zip(("train", "val"), CHOICE.get(task, ()), strict=False):
+    published = CHOICE.get(task, ()) if content["exact"] is not False else ()
+    for part, expected in zip(("train", "val"), published, strict=False):
         keys = [row["key"] for row in content["images"] if row["part"] == part]
         if any(key is None for key in keys):
             continue  # a community folder has numbers for names
