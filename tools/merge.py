@@ -10,7 +10,7 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(
         "tools/merge.py",
         description="What the backbone's own library loads, for methods that change only its weights: one file for "
-        "timm and open_clip, a folder or a file for transformers; of a multimodal adapter a folder that transformers loads, "
+        "timm and open_clip, a folder or a file for transformers; of a multimodal adapter a folder for transformers, "
         "as LLaVA or BLIP-2.",
         allow_abbrev=False,
     )
