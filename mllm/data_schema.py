@@ -52,6 +52,9 @@ class DataConfig:
         eval_batch_size: Sequences a step in evaluation.
         aspect: `pad` an image to the shape of the input with the mean colour (LLaVA-1.5), `squash` it, or `crop` its
             middle.
+        augment: `crop_flip` trains on a random crop of every image, another one in every epoch, brought to the shape of
+            the input whatever `aspect` is, and mirrors half of them (BLIP-2).
+        crop_scale: Least and largest share of an image's area that is cropped; .5 and 1 in LAVIS.
         interpolation: `auto` is the vision tower's own.
         on_missing: What an image does that is missing or cannot be read: `stop`, or `skip` its sample and count it.
         workers: Loader processes.
@@ -70,6 +73,8 @@ class DataConfig:
     batch_size: int = 16
     eval_batch_size: int = 32
     aspect: Literal["pad", "squash", "crop"] = "pad"
+    augment: Literal["none", "crop_flip"] = "none"
+    crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
     interpolation: Literal["auto", "bilinear", "bicubic"] = "auto"
     on_missing: Literal["stop", "skip"] = "stop"
     workers: int = 0
@@ -81,6 +86,11 @@ class DataConfig:
                 "data.group_by_length",
                 "data.pack fills every row, so there are no lengths left to group; turn data.pack or "
                 + "data.group_by_length off",
+            )
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            yield (
+                "data.crop_scale",
+                f"data.crop_scale must be two shares from above 0 to 1, the smaller first, not {self.crop_scale}",
             )
         if "{}" not in self.question:
             yield "data.question", f"data.question must have {{}} where the question goes, and is '{self.question}'"

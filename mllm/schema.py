@@ -217,6 +217,12 @@ def shared_conflicts(config: Any) -> Iterator[tuple[str, str]]:
     for key, value in {"train.steps": train.steps, "train.val_every": train.val_every}.items():
         if value is not None and value < 1:
             yield key, f"{key} must be at least 1, not {value}"
+    if config.cache_features and config.data.augment != "none":
+        yield (
+            "cache_features",
+            f"cache_features keeps what the tower makes of an image, and data.augment {config.data.augment} shows "
+            + "another crop of it every time; leave one of the two out",
+        )
     if config.cache_features and (train.devices != 1 or train.nodes != 1):
         yield (
             "cache_features",

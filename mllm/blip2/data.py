@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mllm.blip2.text import Words
+from mllm.data.changes import CropFlip, changes_of
 from mllm.data.images import Look, Pictures
 from mllm.data.locate import locate
 from mllm.data.parts import Parts
@@ -43,6 +44,7 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         words: Turns captions into ids.
         by_index: Serve `image_index` instead of `images`.
         one_size: Of all batches, as training needs it.
+        changes: What is done to every image; pairs of a batch that show one image show the same change of it.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         words: Words,
         by_index: bool,
         one_size: bool,
+        changes: CropFlip | None = None,
     ) -> None:
         self.samples, self.captions, self.pictures, self.words = samples, captions, pictures, words
-        self.by_index, self.one_size = by_index, one_size
+        self.by_index, self.one_size, self.changes = by_index, one_size, changes
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -65,7 +68,7 @@ class PairBatches(Dataset[dict[str, Tensor]]):
         chosen = [self.samples[i] for i in fetch[1]]
         image = torch.tensor([self.pictures.position(one.images[0]) for one in chosen], dtype=torch.int64)
         different, picture = image.unique(return_inverse=True)
-        pixels = different if self.by_index else self.pictures.take(different)
+        pixels = different if self.by_index else self._pixels(fetch, different, picture)
         failed = self.pictures.failed[image].clone()
         lost = index[failed]
         if len(lost):
@@ -85,6 +88,14 @@ class PairBatches(Dataset[dict[str, Tensor]]):
             "text_ids": ids,
             "text_mask": mask,
         }
+
+    def _pixels(self, fetch: Fetch, different: Tensor, picture: Tensor) -> Tensor:
+        """[J 3 H W]."""
+        if self.changes is None:
+            return self.pictures.take(different)
+        epoch, positions = fetch
+        first = [positions[int((picture == j).nonzero()[0, 0])] for j in range(len(different))]
+        return self.pictures.changed(different.tolist(), [self.changes.at(epoch, i, 0) for i in first])
 
     def _kept(self, image: Tensor, failed: Tensor) -> Tensor:
         lost, there = self.pictures.sources[int(image[failed][0])], (~failed).nonzero()[:, 0]
@@ -205,7 +216,7 @@ class PairData(L.LightningDataModule):
             ValueError: there are not enough pairs for one.
         """
         rank, world = self._process()
-        batches, size = self._batches("train", one_size=True), self.config.batch_size
+        batches, size = self._batches("train", training=True), self.config.batch_size
         if -(-len(batches) // world) < size:
             raise ValueError(
                 f"{self.config.task} has {len(batches)} pairs to train on, which do not fill one batch of {size} in "
@@ -248,9 +259,10 @@ class PairData(L.LightningDataModule):
         sampler = EpochSampler(len(batches), self.config.eval_batch_size, self.seed, False, False, rank, world)
         return make_loader(batches, sampler, self.config.workers)
 
-    def _batches(self, part: str, one_size: bool = False) -> PairBatches:
+    def _batches(self, part: str, training: bool = False) -> PairBatches:
         pictures = self.pictures  # first: it leaves samples out
-        return PairBatches(self._samples[part], self._captions, pictures, self.words, self.by_index, one_size)
+        changes = changes_of(self.config, self.look, self.seed) if training else None
+        return PairBatches(self._samples[part], self._captions, pictures, self.words, self.by_index, training, changes)
 
     def _process(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mllm.collate import collate, instructions
+from mllm.data.changes import CropFlip
 from mllm.data.images import Pictures
 from mllm.data.shelf import Shelf
 from mllm.sample import Sample
@@ -71,6 +72,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         rows: Positions of the samples of each packed row; None gives each sample a row.
         prompts: Serve what answers are generated from, padded on the left, instead of training sequences.
         by_index: Serve `image_index`, positions in `pictures`, instead of `images`.
+        changes: What is done to every image.
     """
 
     def __init__(
@@ -81,22 +83,30 @@ class Batches(Dataset[dict[str, Tensor]]):
         rows: Sequence[Sequence[int]] | None = None,
         prompts: bool = False,
         by_index: bool = False,
+        changes: CropFlip | None = None,
     ) -> None:
         self.samples, self.pictures, self.writing = samples, pictures, writing
-        self.rows, self.prompts, self.by_index = rows, prompts, by_index
+        self.rows, self.prompts, self.by_index, self.changes = rows, prompts, by_index, changes
 
     def __len__(self) -> int:
         return len(self.samples) if self.rows is None else len(self.rows)
 
     def __getitem__(self, fetch: Fetch) -> dict[str, Tensor]:
-        _, positions = fetch
+        epoch, positions = fetch
         chosen = [[position] if self.rows is None else self.rows[position] for position in positions]
         write = self.writing.prompt if self.prompts else self.writing.encode
         rows = [[write(self.samples[i]) for i in row] for row in chosen]
         where = [self.pictures.position(image) for row in rows for one in row for image in one.images]
         index = torch.tensor(where, dtype=torch.int64)
         failed_before = self.pictures.failed[index].clone()
-        images = index if self.by_index else self.pictures.take(index)
+        if self.by_index:
+            images = index
+        elif self.changes is None:
+            images = self.pictures.take(index)
+        else:
+            shown = zip([i for row in chosen for i in row], [one for row in rows for one in row], strict=True)
+            changes = [self.changes.at(epoch, i, k) for i, one in shown for k in range(len(one.images))]
+            images = self.pictures.changed(where, changes)
         self._warn(index[self.pictures.failed[index] & ~failed_before])
         lost = torch.tensor([any(self._lost(one) for one in row) for row in rows])
         rows = [[self._without_labels(one) for one in row] for row in rows]

@@ -5,7 +5,7 @@ n images of a data set, I of a batch, H W pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -124,6 +124,11 @@ class Pictures:
         images = [self._read(i)[0] for i in positions.tolist()]
         return torch.stack(images) if images else torch.empty((0, 3, *self.look.size), dtype=torch.uint8)
 
+    def changed(self, positions: Sequence[int], changes: Sequence[Callable[[Image.Image], Tensor]]) -> Tensor:
+        """As `take`, each image read again and made what its own function makes of it."""
+        images = [self._read(i, change)[0] for i, change in zip(positions, changes, strict=True)]
+        return torch.stack(images) if images else torch.empty((0, 3, *self.look.size), dtype=torch.uint8)
+
     def _first_look(self, position: int) -> str | None:
         source = self.sources[position]
         if self._pixels is not None:
@@ -135,9 +140,9 @@ class Pictures:
             return None
         return self._fail(position, UnreadableImage(f"{file} is missing; restore it."))
 
-    def _read(self, position: int) -> tuple[Tensor, str | None]:
+    def _read(self, position: int, look: Callable[[Image.Image], Tensor] | None = None) -> tuple[Tensor, str | None]:
         try:
-            return self.look(read(self.sources[position])), None
+            return (look or self.look)(read(self.sources[position])), None
         except UnreadableImage as error:
             return torch.zeros((3, *self.look.size), dtype=torch.uint8), self._fail(position, error)
 

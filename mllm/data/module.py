@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mllm.data.batches import Batches, Writing
+from mllm.data.changes import changes_of
 from mllm.data.images import Look, Pictures
 from mllm.data.locate import locate
 from mllm.data.order import GroupedSampler, first_fit
@@ -158,7 +159,8 @@ class MultimodalData(L.LightningDataModule):
         samples, config = self.samples("train"), self.config
         rank, world = self._process()
         rows = self._packed_rows() if config.pack else None
-        batches = Batches(samples, self.pictures, self.writing, rows, by_index=self.by_index)
+        changes = changes_of(config, self.look, self.seed)
+        batches = Batches(samples, self.pictures, self.writing, rows, by_index=self.by_index, changes=changes)
         if config.group_by_length:
             lengths = self.lengths("train").tolist()
             with_images = [bool(sample.images) for sample in samples]

@@ -68,6 +68,18 @@ def test_captions_that_are_cut_are_counted(folder):
     assert data(folder).provenance["captions"] == 16
 
 
+def test_training_images_are_cropped_and_those_of_an_evaluation_are_not(folder):
+    pairs, plain = data(folder, augment="crop_flip"), data(folder)
+    loader = pairs.train_dataloader()
+    one, again, whole = first(loader), first(loader), first(plain.train_dataloader())
+    assert torch.equal(one["images"], again["images"])
+    assert torch.equal(one["index"], whole["index"])
+    assert not torch.equal(one["images"], whole["images"])
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    assert not torch.equal(one["images"], first(loader)["images"])
+    assert torch.equal(first(pairs.test_dataloader())["images"], first(plain.test_dataloader())["images"])
+
+
 def test_a_conversation_is_no_pair(tmp_path):
     turns = [{"from": role, "value": text} for role, text in (("human", "<image>"), ("gpt", "red")) * 2]
     turns[2]["value"] = "more?"
