@@ -2,7 +2,8 @@
 
 Run in an environment of its own:
 
-    pip install tensorflow-cpu==2.21.0 tensorflow-datasets==4.9.10 opencv-python-headless==5.0.0.93 pillow scipy h5py
+    pip install tensorflow-cpu==2.21.0 tensorflow-datasets==4.9.10 opencv-python-headless==5.0.0.93 pillow scipy h5py \\
+        importlib_resources six
     git clone https://github.com/google-research/task_adaptation      (d7630d3, Apache-2.0)
     python tests/golden/make_tfds_files.py task_adaptation
 
