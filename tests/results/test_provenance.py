@@ -68,7 +68,7 @@ def test_of_a_place_in_the_suite_the_later_run_holds(made):
     found = made([*old, *new])
     assert lines(found, 1)["lora"] == ["1", "25.00"]
     (note,) = found.notes
-    assert note.endswith("results.jsonl: 1 runs are left out whose place in the suite was run again later.")
+    assert note.endswith("results.jsonl: left out, because their place in the suite was run again: 1 of 2 rows.")
 
 
 def test_rows_of_different_code_are_not_mixed(made):

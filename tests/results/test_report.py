@@ -224,6 +224,15 @@ def test_a_mistake_is_one_sentence(made, words, sentence):
         made([row()], **words)
 
 
+def test_rows_that_are_all_left_out_are_told_with_the_reason(made):
+    segmented = row() | {"test": {"miou": 0.3}}
+    words = (
+        r"There is no result row to report\. .*results\.jsonl, line 1: a result row without 'accuracy'; it is left out"
+    )
+    with pytest.raises(ValueError, match=words):
+        made([segmented])
+
+
 def test_a_missing_path_and_an_empty_folder_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; give results\.jsonl files"):
         report.build([tmp_path / "nowhere"])

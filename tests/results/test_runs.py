@@ -46,7 +46,7 @@ def test_methods_without_options_are_told_apart(made):
 def test_runs_of_a_search_are_counted_and_left_out(made):
     found = made([*whole(), row() | {"test": None, "id": "a"}, row("dtd") | {"test": None, "id": "b"}])
     (note,) = found.notes
-    assert note.endswith("results.jsonl: 2 runs of a search were not tested; they are left out.")
+    assert note.endswith("results.jsonl: left out, because a search does not test them: 2 rows.")
     assert lines(found)["lora"][0] == "ours"
 
 

@@ -27,7 +27,7 @@ def diagram(names: Sequence[str], ranks: Sequence[float], groups: Sequence[tuple
         return _LEFT + (_RIGHT - _LEFT) * (rank - 1) / max(count - 1, 1)
 
     svg = [f'<path class="axis" d="M {_LEFT} {_TOP} H {_RIGHT}"/>']
-    step = max(1, -(-(count - 1) // 10))
+    step = 1 if count < 10 else -(-(count - 1) // 5)  # numbers of two digits need more room
     for rank in range(1, count + 1, step):
         svg.append(f'<path class="axis" d="M {x(rank):.1f} {_TOP} v -5"/>')
         svg.append(f'<text class="tick" x="{x(rank):.1f}" y="{_TOP - 9}" text-anchor="middle">{rank}</text>')

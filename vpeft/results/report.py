@@ -18,6 +18,8 @@ from vpeft.results.published import Published
 from vpeft.results.setting import Setting
 from vpeft.results.tables import Table
 
+_TOLD = 5  # notes on the files, where they are all there is to say
+
 
 @dataclass
 class Section:
@@ -79,9 +81,8 @@ def build(paths: Iterable[Path], tasks: Sequence[str] = (), methods: Sequence[st
     if methods:
         rows = [row for row in rows if _called(row) & set(methods)]
     if not rows:
-        raise ValueError(
-            "There is no result row to report" + (" for these tasks and methods." if tasks or methods else ".")
-        )
+        told = " for these tasks and methods" if tasks or methods else ""
+        raise ValueError(" ".join([f"There is no result row to report{told}.", *notes[:_TOLD]]))
     rows, repeats = runs.without_repeats(rows)
     by_setting: dict[Setting, list[Entry]] = {}
     for entry in runs.entries_of(rows):

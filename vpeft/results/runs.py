@@ -40,9 +40,10 @@ def find(paths: Iterable[Path]) -> tuple[list[dict[str, Any]], list[str]]:
             held = {_place(row) or at: row for at, row in enumerate(found)}
             rows += held.values()
             if replaced := len(found) - len(held):
-                notes.append(f"{file}: {replaced} runs are left out whose place in the suite was run again later.")
+                why = "because their place in the suite was run again"
+                notes.append(f"{file}: left out, {why}: {replaced} of {len(found)} rows.")
             if searched:
-                notes.append(f"{file}: {searched} runs of a search were not tested; they are left out.")
+                notes.append(f"{file}: left out, because a search does not test them: {searched} rows.")
     return rows, notes
 
 
