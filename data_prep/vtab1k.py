@@ -108,6 +108,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--source {args.source} needs {option} DIR.")
     if args.source != "tfds" and not folder.is_dir():
         raise ValueError(f"{option} {folder} is not a folder.")
+    if args.root is not None and args.root.exists() and not args.root.is_dir():
+        raise ValueError(f"--root {args.root} is a file and not a folder.")
     if args.root is None and args.source != "community":
         raise ValueError(f"--source {args.source} needs --root DIR, the folder that the tasks are written to.")
 

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from vpeft.data.tables import VTAB
-from vpeft.fetch import cache_lock, write_atomic
+from vpeft.fetch import write_atomic
 from vpeft.vtab1k import manifest
 from vpeft.vtab1k.parallel import in_chunks
 from vpeft.vtab1k.selection import Chosen, Selection, as_image, check_label, pixel_hash
@@ -41,8 +43,8 @@ def export(selection: Selection, root: Path, workers: int = 0, progress: Progres
         OSError: A file cannot be written.
     """
     task, folder = selection.task, root / selection.task
-    with cache_lock(folder):
-        folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{task}.lock"):  # a second call waits for the first
         done = _kept(folder, selection)
         todo = [chosen for chosen in selection.images if chosen.file not in done]
         report = progress or (lambda made, total: None)
