@@ -7,14 +7,18 @@ import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
-INSTALL = ["apt-get", "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+APT = ["apt-get", "-o", "DPkg::Lock::Timeout=600", "-y", "-qq"]
+PACKAGES = ["--no-install-recommends", "chromium", "fonts-dejavu-core"]
 
 
 def find():
@@ -26,8 +30,11 @@ def find():
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH, and VPEFT_TEST_INSTALL=1 is not set")
     if os.geteuid() != 0:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH, and only root may install one")
-    subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=300)
-    subprocess.run(INSTALL, check=True, timeout=900, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+    with FileLock(Path(tempfile.gettempdir()) / "vpeft-browser.lock"):  # tests run in several processes
+        if not shutil.which("chromium"):
+            quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+            for command in ([*APT, "update"], [*APT, "install", *PACKAGES]):
+                subprocess.run(command, check=True, timeout=1200, env=quiet)
     return shutil.which("chromium")
 
 

@@ -109,7 +109,7 @@ def test_methods_without_a_task_in_common_are_not_drawn(made):
 def test_methods_that_lack_a_task_are_named_and_not_drawn(made):
     rows = [one for one in suite() if (one["task"], one["method"][0]["name"]) != ("svhn", "ssf")]
     figure = figures(made(rows))["parameters"]
-    assert "Without ssf, which lack tasks." in figure.caption
+    assert "Without methods that lack tasks: ssf." in figure.caption
     assert "ssf" not in figure.description
 
 

@@ -138,7 +138,7 @@ def _scatter(name: str, title: str, block: Block, points: list[Point], axis: Axi
         "Published rows that may be compared stand beside it and do not take part."
         if any(point.kind == "published" for point in points)
         else "",
-        f"Without {', '.join(block.left_out)}, which lack tasks." if block.left_out else "",
+        f"Without methods that lack tasks: {', '.join(block.left_out)}." if block.left_out else "",
         f"{hidden} of {len(points)} names have no room; the tables have them all." if hidden else "",
     ]
     told = "; ".join(f"{point.name} {point.accuracy:.2f} % at {axis.written(point.cost)}" for point in points)

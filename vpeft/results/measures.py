@@ -15,7 +15,7 @@ def rank_table(block: Block) -> Table:
     ranks = statistics.mean_ranks(scores)
     best = [sum(abs(line[number] - max(line)) < 1e-9 for line in scores) for number in range(len(block.entries))]
     order = sorted(range(len(ranks)), key=lambda number: ranks[number])
-    without = f" Without {', '.join(block.left_out)}, which lack tasks." if block.left_out else ""
+    without = f" Without methods that lack tasks: {', '.join(block.left_out)}." if block.left_out else ""
     return Table(
         f"Mean rank over {len(block.tasks)} tasks, 1 is the best",
         ["method", "mean rank", "best on", "mean accuracy"],
