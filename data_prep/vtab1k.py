@@ -72,10 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--verify", action="store_true", help="compare --root with the reference; makes nothing")
     parser.add_argument("--needed", action="store_true", help="list the archives of the tasks and where they come from")
-    parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: %(default)s)"
-    )
+    parser.add_argument("--workers", type=int, default=_cores(), help="processes (default: %(default)s)")
     return parser
+
+
+def _cores() -> int:
+    # Not every system has the first, which heeds a container's share.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tasks(names: str) -> list[str]:
@@ -120,10 +123,7 @@ def _make(task: str, args: argparse.Namespace, report: Report) -> None:
     elif args.source == "tfds":
         export(tfds.select(task, args.tfds_dir), args.root, args.workers, report)
     else:
-        selection = originals.select(task, args.archives, args.accept_other_archives)
-        export(selection, args.root, args.workers, report)
-        if selection.facts["exact"] is False:
-            warnings.warn("the archive does not tell which images TFDS chose; these are others.", stacklevel=2)
+        export(originals.select(task, args.archives, args.accept_other_archives), args.root, args.workers, report)
 
 
 def _each(tasks: list[str], work: Callable[[str, Report], None]) -> int:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.vtab1k import fakes
-from vpeft.vtab1k import cuts, originals, verify
+from vpeft.vtab1k import cuts, originals, reference, verify
 from vpeft.vtab1k.selection import Selection
 
 SIZES = {"train": 120, "test": 100}
 
 
 def shrink(patch: pytest.MonkeyPatch, task: str = "cifar100", sizes: dict[str, int] | None = None) -> None:
-    """Make VTAB's cut expect splits of these sizes, and lists of 8 and 2 images."""
+    """Make VTAB's cut expect splits of these sizes, and lists of 8 and 2 images, and no published choice."""
     patch.setitem(cuts.CUTS, task, replace(cuts.CUTS[task], sizes=sizes or SIZES))
+    patch.delitem(reference.CHOICE, task, raising=False)
     for module in (cuts, verify):
         patch.setattr(module, "TRAIN", 8)
         patch.setattr(module, "VAL", 2)

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.vtab1k import small
 from vpeft.data import vtab
 from vpeft.vtab1k import export as export_module
-from vpeft.vtab1k import manifest
+from vpeft.vtab1k import manifest, reference
 from vpeft.vtab1k.export import JOURNAL, export
 from vpeft.vtab1k.order import place
 from vpeft.vtab1k.selection import Chosen, Selection
@@ -77,6 +77,13 @@ def test_the_manifest_tells_counts_and_origin(tmp_path: Path) -> None:
     assert data["archives"] == [
         {"name": archive.name, "bytes": archive.stat().st_size, "sha256": sha256, "known": False}
     ]
+
+
+def test_another_choice_than_the_published_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reference.CHOICE, "cifar100", ("0" * 64, "1" * 64))
+    with pytest.warns(UserWarning, match="The images of cifar100 are not those of the index"):
+        folder = exported(tmp_path)
+    assert manifest.read(folder, "cifar100")["exact"] is False
 
 
 def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
@@ -223,6 +230,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.M
         export(replace(small.selection(tmp_path / "a"), images=small.selection(tmp_path / "a").images[:1]), tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:The images of dtd are not those of the index")
 @pytest.mark.parametrize(
     ("given", "mode"),
     [

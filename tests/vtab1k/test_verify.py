@@ -23,7 +23,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(verify.VTAB, "cifar100", _scaled())
     monkeypatch.setitem(verify.TEST_COUNTS, "cifar100", (1,) * 100)
     monkeypatch.setitem(verify.CLASSES_SHOWN, ("cifar100", "val200"), 2)
-    monkeypatch.delitem(verify.CHOICE, "cifar100")
     return export(small.selection(tmp_path / "archives"), tmp_path / "root")
 
 
@@ -42,7 +41,7 @@ def rewritten(folder: Path, change) -> None:
     content = manifest.read(folder, "cifar100")
     rows = [dict(row) for row in content["images"]]
     change(rows)
-    manifest.write(folder, "cifar100", rows, {"source": "originals", "lossy": False, "exact": True})
+    manifest.write(folder, "cifar100", rows, {"source": "originals", "lossy": False}, exact=True)
     manifest.write_lists(folder, rows)
 
 
@@ -130,9 +129,9 @@ def test_another_choice_than_the_published_one_is_told(folder: Path, monkeypatch
     for row in manifest.read(folder, "cifar100")["images"]:
         keys.get(row["part"], []).append(f"train_{row['key']:05d}")
     hashes = {part: reference.names_hash(names) for part, names in keys.items()}
-    monkeypatch.setitem(verify.CHOICE, "cifar100", (hashes["train"], hashes["val"]))
+    monkeypatch.setitem(reference.CHOICE, "cifar100", (hashes["train"], hashes["val"]))
     assert found(folder) == []
-    monkeypatch.setitem(verify.CHOICE, "cifar100", (hashes["train"], hashes["train"]))
+    monkeypatch.setitem(reference.CHOICE, "cifar100", (hashes["train"], hashes["train"]))
     ((what, expected, other),) = found(folder)
     assert (what, other) == ("choice of images in val", hashes["val"][:12])
     assert expected == f"VPT's index ({hashes['train'][:12]})"
@@ -161,7 +160,7 @@ def test_a_missing_task_is_told(tmp_path: Path) -> None:
 def test_caltech101_may_have_one_test_image_more_or_less() -> None:
     def sizes(test: int) -> list[str]:
         rows = [{"part": "test", "label": i % 102} for i in range(test)]
-        content = {"images": rows, "exact": False}
+        content = {"images": rows, "source": "originals"}
         return [what for what, _, _ in verify._numbers("caltech101", content) if what == "images in test"]
 
     assert [len(sizes(test)) for test in (6082, 6083, 6084, 6085, 6086)] == [1, 0, 0, 0, 1]
@@ -220,7 +219,12 @@ def test_another_number_of_examples_is_refused_but_for_caltechs_one() -> None:
 
 
 def test_caltechs_choice_is_not_compared_where_the_archive_does_not_tell_it() -> None:
-    rows = [{"part": "val", "label": 0, "key": "crab/image_0001.jpg"}]
-    for exact, count in ((True, 1), (None, 1), (False, 0)):
-        assert len(list(verify._choice("caltech101", {"images": rows, "exact": exact}))) == (count and 2)
+    rows = [{"part": part, "label": 0, "key": "crab/image_0001.jpg"} for part in ("train", "val")]
+    for source, count in (("originals", 0), ("tfds", 2)):
+        assert len(list(verify._choice("caltech101", {"images": rows, "source": source}))) == count
     assert set(CUTS) >= reference.NOT_SETTLED
+
+
+def test_images_without_names_are_not_compared() -> None:
+    rows = [{"part": part, "label": 0, "key": None} for part in ("train", "val")]
+    assert reference.index_differs("dtd", rows) == []

@@ -58,9 +58,9 @@ def adopt(
     if warning:
         warnings.warn(warning, stacklevel=2)
     lossy = any(vtab.is_jpeg(row["file"]) for row in rows)
-    about = {"source": "community", "lossy": lossy, "exact": None, "folder": str(folder.resolve()) if root else None}
+    about = {"source": "community", "lossy": lossy, "folder": str(folder.resolve()) if root else None}
     place = root / task if root else folder
-    manifest.write(place, task, rows, about, classes=len(VTAB[task].classes))
+    manifest.write(place, task, rows, about, exact=None, classes=len(VTAB[task].classes))
     return place
 
 

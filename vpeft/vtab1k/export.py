@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from vpeft.data.tables import VTAB
 from vpeft.fetch import write_atomic
 from vpeft.vtab1k import manifest
 from vpeft.vtab1k.parallel import in_chunks
+from vpeft.vtab1k.reference import index_differs
 from vpeft.vtab1k.selection import Chosen, Selection, as_image, check_label, pixel_hash
 
 JOURNAL = ".export.jsonl"
@@ -62,8 +64,16 @@ def export(selection: Selection, root: Path, workers: int = 0, progress: Progres
 def _finish(folder: Path, selection: Selection, done: dict[str, Row]) -> None:
     order = {"train": 0, "val": 1, "test": 2}
     rows = sorted(done.values(), key=lambda row: (order[row["part"]], row["file"]))
-    more = {"classes": len(VTAB[selection.task].classes), "fingerprint": selection.fingerprint}
-    manifest.write(folder, selection.task, rows, selection.facts, **more)
+    task = selection.task
+    exact = not index_differs(task, rows)
+    if not exact:
+        warnings.warn(
+            f"The images of {task} are not those of the index that VPT's authors published; results from them may "
+            "differ from published ones.",
+            stacklevel=3,
+        )
+    more = {"exact": exact, "classes": len(VTAB[task].classes), "fingerprint": selection.fingerprint}
+    manifest.write(folder, task, rows, selection.facts, **more)
     manifest.write_lists(folder, rows)
     (folder / JOURNAL).unlink()
 

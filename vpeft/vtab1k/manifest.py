@@ -33,9 +33,8 @@ def write(folder: Path, task: str, rows: Sequence[Row], facts: Mapping[str, Any]
         task: The task.
         rows: One an image: part, file, label, sha256 of the pixels, size (width, height), bytes of the file, and
             split, position and key in TFDS where they are known.
-        facts: Where the images come from: `source`; `lossy`; `exact`, whether they are the published choice (None: not
-            known); and more.
-        more: Further entries.
+        facts: Where the images come from; has `source` and `lossy`.
+        more: Further entries, among them `exact`: whether the images are the published choice, None if not known.
     """
     content = {
         "format": FORMAT,

@@ -12,7 +12,6 @@ from vpeft.data.tables import VTAB
 from vpeft.vtab1k.cuts import parts
 from vpeft.vtab1k.order import stored_order
 from vpeft.vtab1k.readers import reader
-from vpeft.vtab1k.reference import NOT_SETTLED
 from vpeft.vtab1k.selection import Chosen, Loaded, Selection, check_label
 from vpeft.vtab1k.source import Example, Needed
 
@@ -41,7 +40,7 @@ def select(task: str, folder: Path, accept_other: bool = False) -> Selection:
             images.append(((split, listed), Chosen(part, number, split, position, partial(_load, example))))
     # In the reader's order, which is the archive's.
     images.sort(key=lambda one: one[0])
-    facts = {"source": "originals", "lossy": False, "exact": task not in NOT_SETTLED, "archives": archives}
+    facts = {"source": "originals", "lossy": False, "archives": archives}
     return Selection(task, [chosen for _, chosen in images], facts)
 
 

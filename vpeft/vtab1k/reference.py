@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 # Width and height where all images of a task have one size.
 IMAGE_SIZE: dict[str, tuple[int, int]] = {
@@ -117,6 +118,23 @@ def published_name(task: str, key: str | int) -> str:
         half = len(stem) // 2
         return text[half + 1 :] if stem == f"{stem[:half]}_{stem[:half]}" else text
     return text
+
+
+def index_differs(task: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Part, hash in the index and hash found, of the parts of a task that are not those of the index.
+
+    Args:
+        task: The task.
+        rows: One an image, with its part and TFDS's key or name; parts without keys are not compared.
+    """
+    found = []
+    for part, expected in zip(("train", "val"), CHOICE.get(task, ()), strict=False):
+        keys = [row["key"] for row in rows if row["part"] == part]
+        if None not in keys:
+            own = names_hash(published_name(task, key) for key in keys)
+            if own != expected:
+                found.append((part, expected, own))
+    return found
 
 
 def names_hash(names: Iterable[str]) -> str:

@@ -17,7 +17,6 @@ from vpeft.vtab1k.archives import Stored, decode
 from vpeft.vtab1k.cuts import CUTS, parts
 from vpeft.vtab1k.readers import dsprites
 from vpeft.vtab1k.records import parse_example, read_record, records
-from vpeft.vtab1k.reference import NOT_SETTLED
 from vpeft.vtab1k.selection import Chosen, Loaded, Selection
 
 Fields = dict[str, list[Any]]
@@ -108,8 +107,7 @@ def select(task: str, folder: Path) -> Selection:
             load = partial(_load, task, shard, offset, size)
             images.append(Chosen(part, position - positions.start, split, position, load))
     version = f"{PREPARED[task].path}/{place.name}"
-    exact = None if task in NOT_SETTLED else True  # which folder order its builder met is not recorded
-    return Selection(task, images, {"source": "tfds", "lossy": False, "exact": exact, "tfds": version})
+    return Selection(task, images, {"source": "tfds", "lossy": False, "tfds": version})
 
 
 def find(task: str, folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ from vpeft.vtab1k import manifest
 from vpeft.vtab1k.community import file_facts
 from vpeft.vtab1k.cuts import TOLERANCE, TRAIN, VAL
 from vpeft.vtab1k.parallel import in_chunks
-from vpeft.vtab1k.reference import CHOICE, CLASSES_SHOWN, IMAGE_SIZE, TEST_COUNTS, names_hash, published_name
+from vpeft.vtab1k.reference import CLASSES_SHOWN, IMAGE_SIZE, NOT_SETTLED, TEST_COUNTS, index_differs
 
 Progress = Callable[[int, int], None]
 _SHOWN = 3  # of the images of one kind of fault
@@ -89,7 +89,7 @@ def _numbers(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str
         outside = sorted(label for label in seen if not 0 <= label < classes)
         if outside:
             yield f"labels in {name}", f"0 to {classes - 1}", ", ".join(map(str, outside[:_SHOWN]))
-        known = CLASSES_SHOWN if content["exact"] is not False else {}
+        known = {} if _another(task, content) else CLASSES_SHOWN
         shown = known.get((task, name), classes if name == "test" else None)
         if shown is not None and len(seen) != shown:
             yield f"classes in {name}", str(shown), str(len(seen))
@@ -100,14 +100,13 @@ def _numbers(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str
 
 
 def _choice(task: str, content: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    published = CHOICE.get(task, ()) if content["exact"] is not False else ()
-    for part, expected in zip(("train", "val"), published, strict=False):
-        keys = [row["key"] for row in content["images"] if row["part"] == part]
-        if any(key is None for key in keys):
-            continue  # a community folder has numbers for names
-        found = names_hash(published_name(task, key) for key in keys)
-        if found != expected:
+    if not _another(task, content):
+        for part, expected, found in index_differs(task, content["images"]):
             yield f"choice of images in {part}", f"VPT's index ({expected[:12]})", found[:12]
+
+
+def _another(task: str, content: dict[str, Any]) -> bool:
+    return task in NOT_SETTLED and content["source"] == "originals"
 
 
 def _images(
