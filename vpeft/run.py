@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import logging
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from vpeft.checkpoint import save_adapter
 from vpeft.config import AnyConfig, Config, ConfigError, TunedConfig, to_yaml
 from vpeft.fetch import write_atomic
 from vpeft.job import Data, Job, Task
+from vpeft.quiet import quieten
 from vpeft.record import describe, manifest, method_list, parameter_counts, plain_settings, result_row
 from vpeft.results import Row
 from vpeft.run_folder import RunFolder
@@ -290,24 +289,3 @@ def new_run(config: AnyConfig) -> RunFolder:
             f"and with {left[-1]} once that is finished or removed."
         )
     return run
-
-
-def quieten() -> None:
-    """Lightning's hints about what is arranged here on purpose."""
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    for known in (
-        ".*does not have many workers.*",
-        ".*Total length of `list` across ranks is zero.*",  # no val200 under train800val200
-        ".*You defined a `validation_step` but have no `val_dataloader`.*",
-        r".*module\(s\) in eval mode at the start of training.*",  # the frozen backbone
-        ".*your dataloader is not resumable.*",  # the data module is
-        ".*smaller than the logging interval.*",
-        r".*isinstance\(treespec, LeafSpec\)` is deprecated.*",  # between Lightning and torch
-        # The curves show the first process's share of training; evaluation is the same in all of them.
-        ".*It is recommended to use `self.log.*sync_dist=True.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*The `srun` command is available on your system but is not used.*",  # vpeft.slurm.cluster has looked
-        ".*Sparse CSR tensor support is in beta state.*",  # of FishMask's gradients, which tests hold
-    ):
-        warnings.filterwarnings("ignore", message=known)

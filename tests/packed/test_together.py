@@ -49,7 +49,7 @@ def test_members_are_as_runs_of_their_own(root, tmp_path, name):
     for position, (ours, theirs) in enumerate(zip(together, apart, strict=True)):
         assert_same_run(ours, theirs)
         assert set(ours) - set(theirs) == {"packed"}
-        assert ours["packed"] == {"members": 3, "position": position}
+        assert ours["packed"] == {"members": 3, "position": position, "shared": ["time", "memory"]}
         assert_same_folder(Path(ours["folder"]), Path(theirs["folder"]))
         assert json.loads((Path(ours["folder"]) / "result.json").read_text()) == json.loads(json.dumps(ours))
     written = read_rows(tmp_path / "together" / "results.jsonl")
@@ -171,4 +171,4 @@ def test_one_member_is_a_pack_too(root, tmp_path):
     config = three(root, tmp_path / "apart", DROPOUT, epochs=1)[0]
     (ours,) = rows(train_together([dataclasses.replace(config, output=tmp_path / "together")]))
     assert_same_run(ours, train(config))
-    assert ours["packed"] == {"members": 1, "position": 0}
+    assert ours["packed"]["members"] == 1

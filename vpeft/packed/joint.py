@@ -10,7 +10,6 @@ Shapes: K models, B images of each, C features.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,11 +77,7 @@ def features(models: Sequence[Tuned], images: Sequence[Tensor], generators: Sequ
     def one(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(body, tensors, (x,))
 
-    with _OwnDraws(generators), warnings.catch_warnings():
-        # torch runs this kernel once a model, which takes the same time: it was measured against one call for all.
-        warnings.filterwarnings(
-            "ignore", message=".*batching rule for aten::_scaled_dot_product_flash_attention_for_cpu"
-        )
+    with _OwnDraws(generators):
         return torch.vmap(one)(own, torch.stack(list(images)))
 
 

@@ -192,7 +192,7 @@ class Pack:
         requests = [_request(seat) for seat in group]
         place = requests[0].tensor.device
         try:
-            group[0].tuned.backbone.to(place)  # a run that ends moves its model, and the shared weights, to the CPU
+            _bring(group[0].tuned, place)
             with requests[0].mode.enter(place.type):
                 found = _features(group, [request.tensor for request in requests])
         except Exception as error:  # of torch, for all that asked; each ends as a run of its own would
@@ -228,6 +228,12 @@ class Pack:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._received = self._received or number
+
+
+def _bring(tuned: Tuned, place: torch.device) -> None:
+    """Take the shared weights back to where the pack computes: a run that ends moves its model to the CPU."""
+    if any(parameter.device != place for parameter in tuned.backbone.parameters()):
+        tuned.backbone.to(place)
 
 
 def _request(seat: Seat) -> Request:

@@ -16,6 +16,7 @@ from vpeft.job import Job
 from vpeft.packed.fit import check
 from vpeft.packed.pack import Pack, Seat
 from vpeft.packed.sharing import own_adopted, share_images, twin
+from vpeft.quiet import quieten
 from vpeft.slurm.staging import local
 from vpeft.tasks import build
 from vpeft.tasks.timing import Timing, Waiting
@@ -27,8 +28,9 @@ def train_together(configs: Sequence[Config], beside: Sequence[Mapping[str, Any]
     """Train runs of one method on one backbone at once; each ends as `vpeft.run.train` would end it alone.
 
     Weights, logits and measures are those of a run of its own, to rounding. Rows have one more field, `packed`:
-    members, and position among them. Times in them are of the whole pack, and so is its memory. With `train.resume`
-    finished members return their rows, and others go on from their checkpoints, which are those of separate runs.
+    members, position among them, and what is of the whole pack and not of the member alone (time and memory). With
+    `train.resume` finished members return their rows, and others go on from their checkpoints, which are those of
+    separate runs.
 
     Args:
         configs: Of the members. They share method, backbone and batch size (`vpeft.packed.fit`); task, seed, optimiser,
@@ -55,7 +57,7 @@ def train_together(configs: Sequence[Config], beside: Sequence[Mapping[str, Any]
         jobs = _assemble([configs[at] for at in open_])
         for at, job, timing in zip(open_, jobs, timings, strict=True):
             folder = known[at] or run.new_run(configs[at])
-            packed = {"packed": {"members": len(configs), "position": at}}
+            packed = {"packed": {"members": len(configs), "position": at, "shared": ["time", "memory"]}}
             seat = job.task.elsewhere = Seat(job.task.tuned, at)
             job = dataclasses.replace(job, seat=seat)
             seats[seat] = partial(run.carry_out, configs[at], folder, job, timing, {**others[at], **packed})
@@ -67,7 +69,7 @@ def train_together(configs: Sequence[Config], beside: Sequence[Mapping[str, Any]
 
 def _assemble(configs: Sequence[Config]) -> list[Job]:
     """The jobs of runs alone, around one copy of the frozen weights, and of the images that are the same."""
-    run.quieten()
+    quieten()
     backbone, jobs = build.build_backbone(configs[0]), []
     for config in configs:
         L.seed_everything(config.seed, workers=True, verbose=False)

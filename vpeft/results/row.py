@@ -19,7 +19,8 @@ LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "transformers", 
 class Row(TypedDict):
     """One run; every value is plain JSON, and None is 'not measured' or 'does not apply'.
 
-    Members of a suite have two more fields, `suite` and `tuning` (`vpeft.suite.rows`).
+    Members of a suite have two more fields, `suite` and `tuning` (`vpeft.suite.rows`), and those of a pack `packed`:
+    members, position, and in `shared` the fields that are of all members together (`vpeft.packed`).
 
     Args:
         id: Of the run; a resumed run keeps it, so a run has one row.
