@@ -24,6 +24,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=6
 CredType=cred/munge
 SlurmUser=root
+SlurmdParameters=config_overrides
 SlurmdUser=root
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -41,13 +42,14 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-MaxArraySize=100
+MaxArraySize={largest}
 KillWait=20
 ReturnToService=2
 MailProg=/bin/true
 MpiDefault=none
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs=1 RealMemory=1000
-NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=1 RealMemory=1000
+DefMemPerCPU=1000
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs={cpus} RealMemory=4000
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs={cpus} RealMemory=4000
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=node1,node2 MaxTime=INFINITE State=UP PriorityTier=9
 """
@@ -107,12 +109,19 @@ def missing() -> str | None:
     return None
 
 
-def start(folder: Path) -> Cluster:
-    """Start munge, the controller and two nodes, and wait until both are idle."""
+def start(folder: Path, cpus: int = 1, largest: int = 100) -> Cluster:
+    """Start munge, the controller and two nodes, and wait until both are idle.
+
+    Args:
+        folder: For their files.
+        cpus: Of each node; more than there are only share them.
+        largest: MaxArraySize.
+    """
     folder.chmod(0o755)
     host = socket.gethostname().split(".")[0]
     port, node1, node2 = _free_ports(3)
-    (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, port=port, node1=node1, node2=node2))
+    places = {"folder": folder, "host": host, "port": port, "node1": node1, "node2": node2}
+    (folder / "slurm.conf").write_text(CONF.format(cpus=cpus, largest=largest, **places))
     for name in ("state", "munge"):
         (folder / name).mkdir(mode=0o755)
     key, munge = folder / "munge" / "key", folder / "munge"

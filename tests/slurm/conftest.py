@@ -2,11 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from tests.slurm import cluster
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +28,7 @@ def slurm(tmp_path_factory):
             known.write_text(json.dumps({"folder": str(started.folder), "daemons": started.daemons, "users": 0}))
         found = json.loads(known.read_text())
         known.write_text(json.dumps(found | {"users": found["users"] + 1}))
-    running = cluster.Cluster(cluster.Path(found["folder"]), found["daemons"])
+    running = cluster.Cluster(Path(found["folder"]), found["daemons"])
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = running.conf
     yield running
@@ -38,3 +43,13 @@ def slurm(tmp_path_factory):
             known.unlink()
         else:
             known.write_text(json.dumps(found | {"users": found["users"] - 1}))
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """The words that stand for `python tools/train.py`, without its imports at every start."""
+    words = [sys.executable, "tests/slurm/warm.py", str(tmp_path_factory.mktemp("warm") / "socket")]
+    with subprocess.Popen(words, cwd=ROOT) as server:
+        cluster.wait(Path(words[-1]).exists, 120)
+        yield words
+        server.kill()

@@ -22,7 +22,8 @@ def command(seconds=0.0):
 
 
 def test_every_member_runs_once_in_a_folder_of_its_own(slurm, tmp_path):
-    jobs = submit(command(), [0, 2, 3, 105], tmp_path, "try", SlurmOptions(limit=2))
+    options = SlurmOptions(limit=2, extra=["--dependency=singleton"])
+    jobs = submit(command(), [0, 2, 3, 105], tmp_path, "try", options)
     assert len(jobs) == 2, "MaxArraySize of this cluster is 100"
     assert members(tmp_path, "try").keys() == {0, 2, 3, 105}
     wait(lambda: not active(tmp_path, "try"))
@@ -43,7 +44,7 @@ def test_every_member_runs_once_in_a_folder_of_its_own(slurm, tmp_path):
         assert (said["job"], said["run"]) == (member.job, 1)
     first, second = (json.loads(line) for line in (tmp_path / "try.jsonl").read_text().splitlines())
     assert "--array=0,2-3%2" in first["command"]
-    assert f"--dependency=afterany:{jobs[0]}" in second["command"], "the limit holds for both together"
+    assert f"--dependency=afterany:{jobs[0]},singleton" in second["command"], "the limit holds for both together"
 
 
 def test_what_waits_or_runs_is_not_submitted_again(slurm, tmp_path):
@@ -56,20 +57,21 @@ def test_what_waits_or_runs_is_not_submitted_again(slurm, tmp_path):
     slurm.run("scancel", found[0].job.split("_")[0])
     wait(lambda: not active(tmp_path, "twice"))
     found = members(tmp_path, "twice")
-    assert [found[index].state for index in range(5)] == ["cancelled"] * 4 + ["completed"]
+    assert [found[index].state for index in range(5)] == ["cancelled"] * 4 + ["failed"]
     submit(command(), range(2), tmp_path, "twice", SlurmOptions())
     wait(lambda: not active(tmp_path, "twice"))
     assert [members(tmp_path, "twice")[index].state for index in range(2)] == ["completed"] * 2
 
 
 def test_a_failed_member_is_queued_again_as_often_as_allowed(slurm, tmp_path):
-    submit(command(), [2, 3], tmp_path, "failing", SlurmOptions(retries=1))
+    submit(command(), [2, 3, 4], tmp_path, "failing", SlurmOptions(retries=1))
     wait(lambda: members(tmp_path, "failing")[3].state == "requeued")
     wait(lambda: not active(tmp_path, "failing"))
     found = members(tmp_path, "failing")
     assert (found[2].state, found[2].runs) == ("completed", 1)
     assert (found[3].state, found[3].runs) == ("failed", 2)
     assert (found[3].folder / "stdout").read_text() == "this is 3\n" * 2
+    assert (found[4].state, found[4].runs, found[4].reason) == ("failed", 1, "code 2"), "wrong input stays wrong"
 
 
 def test_a_member_whose_batch_process_was_killed_is_not_taken_for_a_finished_one(slurm, tmp_path, monkeypatch):

@@ -101,6 +101,7 @@ def test_only_the_task_of_a_collection_is_copied(tmp_path, node):
     config = tiny_config(root, tmp_path / "out")
     config.data.task, config.data.format = "cifar100", "vtab"
     root = local(config).data.root
+    assert root is not None
     assert root.is_relative_to(node)
     assert [path.name for path in root.iterdir() if path.is_dir()] == ["cifar"]
 

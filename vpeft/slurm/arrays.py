@@ -74,14 +74,21 @@ def _submit(
     spec = _ranges(index - first for index in members) + (f"%{options.limit}" if options.limit else "")
     words = ["sbatch", "--parsable", f"--job-name={name}", f"--array={spec}"]
     words += [f"--output={folder}/stdout", f"--error={folder}/stderr"]
-    if options.limit and before:
-        words.append(f"--dependency=afterany:{before[-1]}")
-    words += [*options.arguments(), str(script)]
+    words += [*_follow(options.arguments(), before[-1] if options.limit and before else None), str(script)]
     job = run(words).split(";")[0]  # of a federation, the cluster follows
     line = {"job": job, "first": first, "size": size, "members": list(members), "command": shlex.join(words)}
     with (logs / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     return job
+
+
+def _follow(words: Sequence[str], job: str | None) -> list[str]:
+    """Arguments with one dependency more; sbatch would take the last of two."""
+    if job is None:
+        return list(words)
+    given = [word for word in words if word.startswith("--dependency=")]
+    waits = [f"afterany:{job}", *(word.partition("=")[2] for word in given)]
+    return [word for word in words if word not in given] + [f"--dependency={','.join(waits)}"]
 
 
 def _script(command: Sequence[str], first: int, logs: Path, name: str, options: SlurmOptions) -> str:

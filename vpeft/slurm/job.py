@@ -10,7 +10,8 @@ What ends a run, and what follows:
     0                  completed
     138, SIGUSR1       the time limit is near and the run is saved: this job queues itself again
     143, SIGTERM       saved; Slurm knows why. It queues pre-empted jobs again and cancelled ones not
-    anything else      failed: queued again up to `--retries` times
+    1, 128 and above   failed or killed: queued again up to `--retries` times
+    anything else      wrong input, which stays wrong
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def main(argv: Sequence[str]) -> int:
     note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "pid", "time")}})
     code = Task(_srun(slurm)).run(command)
     state = {0: "completed", SAVED: "saved", STOPPED: "stopped"}.get(code, "failed")
-    again = state == "saved" or (state == "failed" and _failures(folder, environment["job"]) < given.retries)
+    curable = state == "failed" and (code == 1 or code >= 128)
+    again = state == "saved" or (curable and _failures(folder, environment["job"]) < given.retries)
     note(folder, {"event": "end", "state": state, "code": code, "seconds": round(time.time() - started, 1)})
     if again:  # noted before, because this ends the process
         return _requeue(folder, environment["job"], code)
