@@ -2,13 +2,14 @@
 
 python tools/bench_pack.py --members 4
 python tools/bench_pack.py --backbone vit_base_patch16_224 --image-size 224 --batch 4 --steps 4
+python tools/bench_pack.py --members 8 --rounds 0        # the step alone, in one process
 """
 
 import argparse
 from pathlib import Path
 
 import vpeft  # noqa: F401  before timm
-from vpeft.packed.bench import Setting, bench, operations, table, to_json
+from vpeft.packed.bench import Setting, bench, step, table, to_json
 
 
 def main() -> None:
@@ -23,12 +24,14 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     file = arguments.pop("json")
     setting = Setting(**arguments)
-    counted = operations(setting)
-    rounds = bench(setting)
+    inside = step(setting)
+    counted = ", ".join(f"{count / 1e9:.2f} GFLOP {name}" for name, count in inside.operations.items())
+    print(f"forward and backward of all members: {counted}, time packed over apart {inside.ratio:.2f}", flush=True)
+    rounds = bench(setting) if setting.rounds else []
     if file:
-        file.write_text(to_json(setting, rounds, counted) + "\n")
-    print(table(rounds))
-    print(f"\noperations of a step of all members: {counted[0] / 1e9:.1f} GFLOP apart, {counted[1] / 1e9:.1f} packed")
+        file.write_text(to_json(setting, rounds, inside) + "\n")
+    if rounds:
+        print(table(rounds))
 
 
 if __name__ == "__main__":

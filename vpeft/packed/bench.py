@@ -110,8 +110,22 @@ def bench(setting: Setting, say: Callable[[str], None] = print) -> list[dict[str
     return rounds
 
 
-def operations(setting: Setting) -> tuple[int, int]:
-    """Operations of the products in one step of all members: each alone, and packed."""
+@dataclass(frozen=True)
+class Step:
+    """Forward and backward of all members in one process: operations of the products, and seconds of every turn."""
+
+    operations: dict[str, int]
+    seconds: dict[str, list[float]]
+
+    @property
+    def ratio(self) -> float:
+        """Of the times packed and apart, the median over the turns."""
+        return statistics.median(b / a for a, b in zip(*self.seconds.values(), strict=True))
+
+
+def step(setting: Setting, turns: int = 5) -> Step:
+    """The same models on the same images, each alone and as one, in turns after one that is not counted."""
+    torch.set_num_threads(setting.threads)
     config = _config(setting, Path(), Path(), 0)
     backbone, models = build_backbone(config), []
     for _ in range(setting.members):
@@ -120,13 +134,26 @@ def operations(setting: Setting) -> tuple[int, int]:
         models.append(Tuned(body, built, LinearHead(methods.feature_dim(body, built), _CLASSES)).train())
         own_adopted(models[-1])
     images = [torch.randn(setting.batch, 3, *backbone.image_size) for _ in models]
-    with FlopCounterMode(display=False) as apart:
+
+    def apart() -> None:
         for model, x in zip(models, images, strict=True):
             model.backbone(x).sum().backward()
-    with FlopCounterMode(display=False) as together:
+
+    def packed() -> None:
         generators = [Generators.now(torch.device("cpu")) for _ in models]
         features(models, images, generators).sum().backward()
-    return apart.get_total_flops(), together.get_total_flops()
+
+    operations, seconds = {}, {}
+    for name, run in (("apart", apart), ("packed", packed)):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        operations[name], seconds[name] = counter.get_total_flops(), []
+    for _ in range(turns):
+        for name, run in (("apart", apart), ("packed", packed)):
+            begun = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begun)
+    return Step(operations, seconds)
 
 
 def table(rounds: Sequence[dict[str, Measured]]) -> str:
@@ -149,11 +176,11 @@ def table(rounds: Sequence[dict[str, Measured]]) -> str:
     return "\n".join(lines)
 
 
-def to_json(setting: Setting, rounds: Sequence[dict[str, Measured]], counted: tuple[int, int]) -> str:
+def to_json(setting: Setting, rounds: Sequence[dict[str, Measured]], inside: Step) -> str:
     """Everything that was measured."""
     found = [{way: asdict(m) for way, m in each.items()} for each in rounds]
-    flops = dict(zip(("apart", "packed"), counted, strict=True))
-    said = {"setting": asdict(setting), "versions": {"torch": torch.__version__}, "operations": flops, "rounds": found}
+    versions = {"torch": torch.__version__}
+    said = {"setting": asdict(setting), "versions": versions, "step": asdict(inside), "rounds": found}
     return json.dumps(said, indent=1)
 
 
