@@ -11,6 +11,7 @@ The header's metadata holds a JSON manifest under `vpeft`:
     normalization                name, mean, std
     resize, interpolation, task  how images are prepared; what it was trained on
     parameters, result           counts per component; the run's summary
+    source                       of one that was imported: repository, file and its sha256, whether the head was in it
     sha256                       over the manifest without this key and every tensor's name, dtype, shape and bytes
 """
 
