@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from vpeft import methods, pages, where
+from vpeft import docstring, methods, pages, where
 from vpeft.methods import METHODS
 
 BUILT = pages.build()
@@ -137,7 +137,7 @@ def test_links_and_licences(name):
 
 
 def test_prose_is_not_read_as_markup():
-    escaped = pages._escaped("a * b, [0, 1], x_i, _y and `c * d`, arXiv:2101.00190")
+    escaped = docstring.escaped("a * b, [0, 1], x_i, _y and `c * d`, arXiv:2101.00190")
     link = "[arXiv:2101.00190](https://arxiv.org/abs/2101.00190)"
     assert escaped == rf"a \* b, \[0, 1\], x_i, \_y and `c * d`, {link}"
 

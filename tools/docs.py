@@ -1,4 +1,4 @@
-"""Write docs/methods, a page and a figure of every method, anew: tools/docs.py."""
+"""Write docs/methods, a page and a figure of every method, and docs/configs.md anew: tools/docs.py."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from vpeft import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    cli.Parser("tools/docs.py", description="Write the pages of the methods anew.").parse_args(argv)
+    cli.Parser("tools/docs.py", description="Write the pages of the methods and of the settings anew.").parse_args(argv)
 
-    from vpeft import pages
+    from vpeft import pages, reference
 
-    for path in pages.write():
+    for path in [*pages.write(), *reference.write()]:
         print(path)
 
 
