@@ -104,7 +104,18 @@ def _submit(request: Request, folder: SuiteFolder, items: Sequence[Item]) -> int
         if jobs:
             after = f"--dependency=afterany:{':'.join(jobs)}"
             options = dataclasses.replace(options, extra=[*options.extra, after])
-        jobs = slurm.submit(command, indices, folder.path / "slurm", SLURM_NAME, options)
+        slurm.submit(command, indices, folder.path / "slurm", SLURM_NAME, options)
+        # Those of an earlier command that have not ended count too.
+        jobs = _jobs(folder, set(indices))
         print(f"{phase}: {len(indices)} items in {'job' if len(jobs) == 1 else 'jobs'} {', '.join(jobs) or 'none'}")
     print(f"How it stands: python tools/suite.py --status {folder.path}")
     return 0
+
+
+def _jobs(folder: SuiteFolder, indices: set[int]) -> list[str]:
+    """The arrays in which items wait or run."""
+    from vpeft import slurm
+
+    logs = folder.path / "slurm"
+    known, there = slurm.members(logs, SLURM_NAME), slurm.active(logs, SLURM_NAME) & indices
+    return sorted({known[index].job.partition("_")[0] for index in there})

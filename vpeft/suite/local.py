@@ -19,8 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from vpeft.suite import code
 from vpeft.suite.choice import SETTLED
 from vpeft.suite.folder import SuiteFolder
+from vpeft.suite.machine import share, visible_devices
 from vpeft.suite.members import Item, Member
 from vpeft.suite.worker import EVENTS
 
@@ -115,9 +117,6 @@ class Pool:
 
     def _start(self, place: int) -> None:
         reading, writing = os.pipe()
-        environment = os.environ | {EVENTS: str(writing), "OMP_NUM_THREADS": threads(self.jobs)}
-        if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
         log = self.folder.path / "logs" / f"worker-{place}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", "vpeft.suite.worker", str(self.folder.path), "--serve"]
@@ -127,7 +126,7 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=printed,
                 stderr=printed,
-                env=environment,
+                env=os.environ | share(place, self.jobs, self.devices) | {EVENTS: str(writing)},
                 pass_fds=[writing],
                 start_new_session=True,  # a terminal's Ctrl-C would reach it twice, once through here
             )
@@ -192,6 +191,8 @@ class Pool:
         else:
             if key in process.running:
                 process.running.remove(key)
+            elif kind == "failed":  # before it could say that it began
+                self.attempts[key] += 1
             self.ended[key] = kind
             if kind in SETTLED:
                 self.settled.add(key)
@@ -217,19 +218,19 @@ class Pool:
         self.selector.unregister(process.events)
         process.events.close()
         self.processes.remove(process)
-        code = process.handle.wait()
-        if process.item is None and process.ready and code == 0:
+        ended = process.handle.wait()
+        if process.item is None and process.ready and ended == 0:
             return
         if self.stopped:
             for key in process.running:
                 self.folder.write_note(key, status="interrupted")
             return
         self._deaths += 1
-        said = f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process ended with {code}"
-        if code == -signal.SIGKILL:
+        said = f"its process died of {signal.Signals(-ended).name}" if ended < 0 else f"its process ended with {ended}"
+        if ended == -signal.SIGKILL:
             said += " (out of memory, or killed by hand)"
-        for key in list(process.running):
-            self.folder.write_note(key, status="failed", error=said)
+        for key in process.running or (process.item.members if process.item else []):
+            self.folder.write_note(key, status="failed", error=said, code=code.identity())
             self._member(process, key, "failed", said, None)
         log = self.folder.path / "logs" / f"worker-{process.place}.log"
         if self._deaths > 3 and not process.ready:
@@ -273,20 +274,6 @@ class Pool:
                 process.handle.wait()
             process.events.close()
         self.selector.close()
-
-
-def threads(jobs: int) -> str:
-    """Threads of each process: what the environment says, else an equal share of the cores."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // jobs))
-
-
-def visible_devices() -> list[str]:
-    """CUDA devices by the names in CUDA_VISIBLE_DEVICES, or their numbers."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def _tell(process: _Process, item: Item) -> None:

@@ -11,6 +11,7 @@ from vpeft import cli
 from vpeft.config import COMMAND_LINE, ConfigError, split_words
 from vpeft.data.tables import ALIASES, EMBEDDED, VTAB
 from vpeft.nearest import did_you_mean
+from vpeft.slurm import options as slurm_options
 from vpeft.suite import sweep
 
 PROG = "tools/suite.py"
@@ -122,6 +123,8 @@ def parse(argv: Sequence[str]) -> Request | Path:
     slurm = [(key.removeprefix("slurm."), value) for key, value in pairs if key.startswith("slurm.")]
     if slurm and known.launcher != "slurm":
         raise ConfigError(f"{COMMAND_LINE}: --slurm.{slurm[0][0]} needs --launcher slurm")
+    if known.launcher == "slurm":
+        slurm_options(slurm, COMMAND_LINE)
     root = Path(known.root).expanduser().absolute() if known.root else None
     return Request(
         configs=list(known.configs),

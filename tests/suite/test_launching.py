@@ -1,0 +1,58 @@
+"""How items are handed to Slurm, and what a local process gets of the machine."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from vpeft import slurm
+from vpeft.config import ConfigError
+from vpeft.suite import command, machine, settings
+
+
+@pytest.fixture
+def submitted(monkeypatch):
+    """What would have been submitted; every array stays pending."""
+    calls = []
+
+    def submit(words, indices, logs, name, options):
+        calls.append(SimpleNamespace(words=words, indices=list(indices), logs=logs, name=name, options=options))
+        return [str(100 + len(calls))]
+
+    def members(logs, name):
+        return {
+            index: SimpleNamespace(job=f"{100 + n}_{index}") for n, one in enumerate(calls, 1) for index in one.indices
+        }
+
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "members", members)
+    monkeypatch.setattr(slurm, "active", lambda logs, name: set(members(logs, name)))
+    return calls
+
+
+def test_final_items_wait_for_the_jobs_of_the_tuning_items(write, ask, submitted, capsys):
+    words = ["--sweep", "lr=0.02,0.01", "--seeds", "2", "--launcher", "slurm", "--slurm.partition", "gpu"]
+    request = ask(write("lora"), *words, "--retries", "3")
+    assert command.run(request) == 0
+    tuning, final = submitted
+    assert (tuning.indices, final.indices) == ([0, 1], [2, 3])
+    assert tuning.words == [sys.executable, "-m", "vpeft.suite.worker", str(request.output.absolute()), "{index}"]
+    assert (tuning.options.partition, tuning.options.retries, tuning.options.extra) == ("gpu", 3, [])
+    assert final.options.extra == ["--dependency=afterany:101"]
+    assert "final: 2 items in job 102" in capsys.readouterr().out
+
+
+def test_an_option_that_slurm_has_not_is_refused_before_anything_is_planned():
+    words = ["configs/vtab/lora.yaml", "--launcher", "slurm", "--slurm.partitoin", "gpu"]
+    with pytest.raises(ConfigError, match=r"there is no slurm.partitoin; did you mean 'partition'"):
+        settings.parse(words)
+
+
+def test_processes_share_cores_and_take_gpus_in_turn(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    given = [machine.share(place, 3, ["4", "7"]) for place in range(3)]
+    assert given == [{"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": device} for device in ("4", "7", "4")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert machine.share(0, 3, []) == {"OMP_NUM_THREADS": "5"}
