@@ -55,7 +55,7 @@ def parameter_groups(components: Mapping[str, Named], optim: OptimConfig) -> lis
 def optimiser(components: Mapping[str, Named], optim: OptimConfig, steps: int) -> dict[str, Any]:
     """AdamW and its schedule over a run of `steps` optimiser steps, for Lightning."""
     built = torch.optim.AdamW(parameter_groups(components, optim), betas=(optim.betas[0], optim.betas[1]))
-    warmup = round(steps * optim.warmup)
+    warmup = round(steps * optim.warmup if optim.warmup < 1 else optim.warmup)
     # A power of 0 stays where the warm-up ends.
     power = 0.0 if optim.schedule == "constant" else None
     factor = torch.optim.lr_scheduler.LambdaLR(built, lambda step: schedule(step, steps, warmup, optim.min_lr, power))

@@ -66,7 +66,7 @@ class OptimConfig:
         gate_lr: Of the connector's gates (Flamingo, LLaMA-Adapter); None is that of the connector.
         weight_decay: Of matrices; biases, norms and gates are not decayed.
         betas: Of AdamW.
-        warmup: Length of the warm-up as a share of all steps; 0.03 in LLaVA.
+        warmup: Length of the warm-up as a share of all steps, 0.03 in LLaVA; or in steps, from 2 on.
         schedule: After the warm-up: half a cosine, or `constant` (OpenFlamingo).
         min_lr: Where the cosine ends, as a fraction of the peak.
         clip: Largest gradient norm; None does not clip.
@@ -212,8 +212,11 @@ def shared_conflicts(config: Any) -> Iterator[tuple[str, str]]:
             yield key, f"{key} must be at least 0, not {rate}"
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         yield "optim.betas", f"optim.betas must be two numbers from 0 to below 1, not {optim.betas}"
-    if not 0 <= optim.warmup < 1:
-        yield "optim.warmup", f"optim.warmup is a share of all steps, from 0 to below 1, not {optim.warmup:g}"
+    if not 0 <= optim.warmup < 1 and (optim.warmup < 2 or optim.warmup % 1):
+        yield (
+            "optim.warmup",
+            f"optim.warmup is a share of all steps, from 0 to below 1, or 2 steps or more, not {optim.warmup:g}",
+        )
     for key, value in {"train.steps": train.steps, "train.val_every": train.val_every}.items():
         if value is not None and value < 1:
             yield key, f"{key} must be at least 1, not {value}"

@@ -11,6 +11,7 @@ import torch
 
 from mllm import connectors
 from mllm.blip2.adapter import build_stage, save
+from mllm.blip2.bert import begin_with_bert
 from mllm.blip2.data import PairData
 from mllm.blip2.model import Blip2
 from mllm.blip2.schema import Blip2Config
@@ -83,6 +84,8 @@ class Blip2Job:
         self.connector = connectors.resolve(config.connector) | {"vocab": self.words.vocab}
         torch.manual_seed(config.seed)
         self.model = Blip2(vision, build_stage(self.connector, asdict(config.loss), vision_shape(vision)))
+        if config.start is not None:
+            print(f"start: {config.start}: took {begin_with_bert(config.start, self.model.connector)}", flush=True)
         backbone = vision.backbone
         self.data = PairData(
             config.data,
@@ -117,6 +120,7 @@ class Blip2Job:
             "backbone": tower_of(self.model.vision, config.vision),
             "connector": self.connector,
             "tokenizer": {"name": config.tokenizer, "sha256": tokenizer_hash(self.words.tokenizer)},
+            "start": config.start,
             "loss": asdict(config.loss),
             "candidates": config.candidates,
             "cache_features": config.cache_features,

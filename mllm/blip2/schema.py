@@ -41,6 +41,8 @@ class Blip2Config:
         method: What is trained in it; `{name: linear}` trains nothing there.
         connector: Options of the Q-Former; its name is qformer.
         tokenizer: `hf:<hub id or folder>`, or an embedded language model whose tokenizer is taken.
+        start: `hf:` and a folder or hub id, or a path, of a BERT with the Q-Former's sizes, whose weights it begins
+            with, as BLIP-2 with BERT-base; None starts at random.
         loss: The three losses.
         candidates: For how many captions of each image, and images of each caption, itm decides the order in
             evaluation; 128 in BLIP-2.
@@ -58,6 +60,7 @@ class Blip2Config:
     method: dict[str, Any] | list[dict[str, Any]] = field(default_factory=lambda: {"name": "linear"})
     connector: dict[str, Any] = field(default_factory=lambda: {"name": "qformer"})
     tokenizer: str = "hf:google-bert/bert-base-uncased"
+    start: str | None = None
     loss: Blip2LossConfig = field(default_factory=Blip2LossConfig)
     candidates: int = 128
     cache_features: bool = False

@@ -66,7 +66,11 @@ def write(language, tmp_path):
         (["--optim.gate_lr", "-1"], "command line: optim.gate_lr must be at least 0, not -1"),
         (["--optim.betas", "[0.9]"], r"command line: optim.betas must be two numbers from 0 to below 1, not \[0.9\]"),
         (["--optim.betas", "[0.9, 1.0]"], "optim.betas must be two numbers from 0 to below 1"),
-        (["--optim.warmup", "1"], "command line: optim.warmup is a share of all steps, from 0 to below 1, not 1"),
+        (
+            ["--optim.warmup", "1"],
+            "command line: optim.warmup is a share of all steps, from 0 to below 1, or 2 steps or more, not 1",
+        ),
+        (["--optim.warmup", "2.5"], "or 2 steps or more, not 2.5"),
         (["--optim.clip", "0"], "command line: optim.clip must be above 0, not 0"),
         (["--train.steps", "0"], "command line: train.steps must be at least 1, not 0"),
         (["--train.val_every", "0"], "command line: train.val_every must be at least 1, not 0"),

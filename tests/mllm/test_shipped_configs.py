@@ -18,6 +18,7 @@ LLAMA_7B = TextShape(4096, 32, 32, 32, 128, 11008, 32000)
 RECIPES = {
     "cogvlm": (1e-4, None, 0.05, 256, 2048, None),
     "blip2_stage2": (1e-4, None, 0.05, 1920, 64, None),
+    "blip2_stage2_lavis": (1e-4, None, 0.05, 64, 64, None),
     "flamingo": (1e-4, None, 0.1, 32, 33, 1_178_834_960 + 4096),
     "llama_adapter": (1e-4, None, 0.05, 256, 512, None),
     "llava_finetune": (2e-5, None, 0.0, 128, 2048, 20_979_712),

@@ -184,3 +184,14 @@ def test_the_shipped_recipe_is_the_papers():
     assert published.data.batch_size * 16 == 1680
     assert (published.loss.temperature, published.loss.smoothing, published.loss.embed) == (0.07, 0.1, 256)
     assert published.vision.layer == -2
+    assert published.start == published.tokenizer == "hf:google-bert/bert-base-uncased"
+    assert (published.data.augment, published.data.crop_scale) == ("crop_flip", [0.5, 1.0])
+
+
+def test_the_shipped_recipe_of_lavis_is_that_of_its_file():
+    published = parse([str(ROOT / "configs/mllm/blip2_stage1_lavis.yaml"), "--data.root", "DIR"])
+    assert isinstance(published, Blip2Config)
+    optim, train = published.optim, published.train
+    assert (optim.lr, optim.min_lr * optim.lr, optim.weight_decay, optim.warmup) == (1e-4, 1e-5, 0.05, 5000)
+    assert (train.epochs, train.devices, published.data.batch_size, published.seed) == (10, 16, 100, 42)
+    assert (published.data.augment, published.start) == ("crop_flip", "hf:google-bert/bert-base-uncased")
