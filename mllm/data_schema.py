@@ -44,6 +44,8 @@ class DataConfig:
         question: How a question of `easyvqa` is put, with {} for it. LLaVA-1.5 adds "\\nAnswer the question using a
             single word or phrase."
         count: Training images that a rendered set draws.
+        test_limit: Test samples that are kept, the first by the hashes of their ids; None is all. `test_of` of a row
+            says of how many.
         max_length: Longest sequence in tokens, those of images among them. 2048 in LLaVA.
         pack: Put several samples into one row of `max_length`; they do not see each other.
         group_by_length: Make batches of samples of one length, with images or without, as LLaVA's
@@ -67,6 +69,7 @@ class DataConfig:
     system: str | None = None
     question: str = "{}"
     count: int = 4000
+    test_limit: int | None = None
     max_length: int = 2048
     pack: bool = False
     group_by_length: bool = False
@@ -94,8 +97,9 @@ class DataConfig:
             )
         if "{}" not in self.question:
             yield "data.question", f"data.question must have {{}} where the question goes, and is '{self.question}'"
-        for key, value in {"data.max_length": self.max_length, "data.count": self.count}.items():
-            if value < 1:
+        counts = {"data.max_length": self.max_length, "data.count": self.count, "data.test_limit": self.test_limit}
+        for key, value in counts.items():
+            if value is not None and value < 1:
                 yield key, f"{key} must be at least 1, not {value}"
         if self.task in SETS and self.files.train:
             yield "data.files", f"data.task {self.task} needs no files; give another data.task, such as the files' name"

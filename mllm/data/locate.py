@@ -10,6 +10,7 @@ from mllm.data import captions, conversations, rendered, shards, vqa, vqa_captio
 from mllm.data.shelf import Shelf
 from mllm.data_schema import SETS, DataConfig
 from mllm.sample import Sample
+from vpeft.data.ranking import ranked
 from vpeft.nearest import did_you_mean
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".tar")
@@ -18,10 +19,22 @@ _SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".tar")
 def locate(config: DataConfig) -> tuple[dict[str, Shelf], dict[str, Any]]:
     """The splits, `train`, `val` and `test` and what else a set has, and what is known of where they come from.
 
+    Of `test` as many as `config.test_limit` says; `test_of` is how many there were.
+
     Raises:
         ValueError: Files are missing or of no known kind, or a sample has a fault.
         RuntimeError: A published package cannot be fetched.
     """
+    found, facts = _whole(config)
+    test, limit = found["test"], config.test_limit
+    if limit is not None and limit < len(test):
+        # By the key that an evaluation chooses by: those that it asks are among these.
+        order = ranked(range(len(test)), f"{config.task}-test", [sample.id for sample in test])
+        found["test"] = test.take(sorted(order[:limit]))
+    return found, facts | {"test_of": len(test)}
+
+
+def _whole(config: DataConfig) -> tuple[dict[str, Shelf], dict[str, Any]]:
     if config.task in ("rendered", "rendered_pairs"):
         parts = rendered.read(config.task == "rendered_pairs", rendered.counts(config.count))
         return _shelved(parts), {"format": "rendered", "synthetic": True, "licence": None, "packages": []}

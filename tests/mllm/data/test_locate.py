@@ -8,6 +8,7 @@ import pytest
 from mllm.data.locate import locate
 from mllm.data_schema import DataConfig, FilesConfig
 from tests.mllm.data.files import ROUND, pixels, write_images, write_shard
+from vpeft.data.ranking import ranked
 
 
 def config(root: Path | None, task: str = "mine", **files: list[str]) -> DataConfig:
@@ -54,3 +55,19 @@ def test_what_is_not_there_is_named(
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=reason):
         locate(config(None if root is None else tmp_path / root, task, **files))
+
+
+def test_a_limit_keeps_test_samples_by_their_hashes_and_says_of_how_many() -> None:
+    whole, facts = locate(DataConfig(task="rendered", count=5))
+    limited, said = locate(DataConfig(task="rendered", count=5, test_limit=7))
+    ids = [sample.id for sample in whole["test"]]
+    order = ranked(range(len(ids)), "rendered-test", ids)
+    assert [sample.id for sample in limited["test"]] == [ids[i] for i in sorted(order[:7])]
+    assert facts["test_of"] == said["test_of"] == len(ids) > 7
+    assert len(limited["train"]) == len(whole["train"])
+    assert len(locate(DataConfig(task="rendered", count=5, test_limit=10**6))[0]["test"]) == len(ids)
+
+
+def test_no_test_samples_at_all_are_refused() -> None:
+    (found,) = DataConfig(test_limit=0).conflicts()
+    assert found == ("data.test_limit", "data.test_limit must be at least 1, not 0")
