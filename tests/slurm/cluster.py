@@ -145,7 +145,7 @@ def _daemon(cluster: Cluster, words: list[str]) -> None:
     cluster.daemons.append(started.pid)
 
 
-def wait(done: Callable[[], bool], seconds: float = 60) -> None:
+def wait(done: Callable[[], bool], seconds: float = 180) -> None:
     """Wait until something holds.
 
     Raises:

@@ -28,7 +28,7 @@ def config(slurm, tmp_path, monkeypatch):
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     images = write_images(tmp_path / "images" / "colors")
-    config = tiny_config(images, tmp_path / "out", optim=SGD, epochs=25, strategy="ddp", nodes=2)
+    config = tiny_config(images, tmp_path / "out", optim=SGD, epochs=15, strategy="ddp", nodes=2)
     Path("config.yaml").write_text(to_yaml(config))
     return config
 

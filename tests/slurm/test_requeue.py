@@ -26,7 +26,7 @@ STOPS = ["the time limit", "USR1 to the tasks", "scontrol requeue", "SIGKILL of 
 
 def make_config(images, output):
     # Long enough to be stopped by commands, each of which is a process.
-    return tiny_config(images, output, DROPOUT, epochs=25, ema=0.8, accumulate=2)
+    return tiny_config(images, output, DROPOUT, epochs=15, ema=0.8, accumulate=2)
 
 
 def reached(folder, epoch):
@@ -69,7 +69,7 @@ def stopped(slurm, train, images, tmp_path_factory):
     os.chdir(ROOT)
     submit(command, range(len(STOPS)), folder, "job", SlurmOptions(retries=1))
     os.chdir(before)
-    left, end = set(range(len(STOPS))), time.monotonic() + 240
+    left, end = set(range(len(STOPS))), time.monotonic() + 600
     while left or active(folder, "job"):
         known = members(folder, "job")
         assert time.monotonic() < end, known

@@ -55,11 +55,11 @@ def main(argv: Sequence[str]) -> int:
     folder = _folder(slurm)
     if given.stage:
         os.environ[STAGE] = "1"
-    started = time.time()
+    task, started = Task(_srun(slurm)), time.time()  # from here on no signal ends this process
     environment = _environment(command, slurm)
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "pid", "time")}})
-    code = Task(_srun(slurm)).run(command)
+    code = task.run(command)
     state = {0: "completed", SAVED: "saved", STOPPED: "stopped"}.get(code, "failed")
     curable = state == "failed" and (code == 1 or code >= 128)
     again = state == "saved" or (curable and _failures(folder, environment["job"]) < given.retries)
