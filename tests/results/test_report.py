@@ -142,6 +142,13 @@ def test_published_inconsistencies_are_notes(made):
     assert "lora8_noah (noah-family): printed 74.5, its per-task row averages 74.60." in notes
 
 
+def test_published_rows_have_their_source(made):
+    notes = made(whole()).sections[0].notes
+    (source,) = [note for note in notes if "lora8_noah [noah-family]" in note]
+    assert source.startswith("From ")
+    assert "NOAH paper row" in source
+
+
 def test_a_value_from_memory_is_named_and_not_shown(made):
     found = made(whole(method=[{"name": "fact_tt"}]))
     assert not any("75.3" in cell for cells in lines(found).values() for cell in cells)

@@ -145,6 +145,8 @@ def _add(report: Report, setting: Setting, entries: list[Entry], tasks: list[str
         notes.append("These methods have no task in common, so they are neither ranked nor drawn.")
     notes += provenance.provenance_notes(entries)
     notes += [f"{row.method} ({row.family}): {note}." for row in rows for note in row.notes]
+    for source in dict.fromkeys(row.source for row in rows):
+        notes.append(f"From {source}: {', '.join(tables.label(row) for row in rows if row.source == source)}.")
     kind = {"embedded": "Embedded tasks", "own": "Data of one's own"}.get(setting.suite, setting.suite)
     section = Section(
         f"{kind}, {f'protocol {setting.protocol}' if setting.protocol else 'no protocol named'}",
