@@ -73,6 +73,12 @@ def test_what_the_shapes_say_becomes_options(tmp_path):
     assert read("fact_tk", files.fact_tk("cls_fact_tk"), tmp_path, options={"scale": 0.5})[0].method["rank"] == 4
 
 
+def test_an_option_that_is_given_stands_over_the_official_one(tmp_path):
+    content = files.adaptformer("cls_adaptformer")
+    assert read("adaptformer", content, tmp_path)[0].method["scale"] == 0.1
+    assert read("adaptformer", content, tmp_path, options={"scale": 0.2})[0].method["scale"] == 0.2
+
+
 def test_prompts_alone_are_read_and_the_missing_head_is_said(tmp_path):
     found, body, file = read("vpt", files.vpt_prompts("cls_vpt_deep"), tmp_path)
     with pytest.raises(ValueError, match=r"official.pth holds no head and says nothing of classes; give --classes"):

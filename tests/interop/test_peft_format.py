@@ -16,6 +16,7 @@ from vpeft.backbones import create
 from vpeft.checkpoint import load_adapter
 from vpeft.interop import imported, peft_format
 from vpeft.interop.imported import Preparation
+from vpeft.interop.peft_names import located
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora_qv": {"name": "lora", "rank": 2, "alpha": 3.0},
@@ -170,17 +171,60 @@ def test_peft_to_ours_to_peft_is_the_same_folder(tmp_path, options):
     assert after["r"] == before["r"]
 
 
-def test_ours_to_peft_to_ours_computes_the_same(tmp_path):
-    tuned = save(tmp_path / "a.safetensors", method=METHODS["lora_qv"])
+def test_two_groups_of_rows_come_back_as_one_of_twice_the_rank(tmp_path):
+    manifest = back_and_forth(tmp_path, METHODS["lora_qv"])
+    assert manifest["method"] == [
+        {"name": "lora", "rank": 4, "alpha": 6.0, "targets": ["qkv"], "shared_a": False, "dropout": 0.0}
+    ]
+
+
+@pytest.mark.parametrize("method", ["lora_all", "lora_shared", "dora", "ia3"])
+def test_ours_to_peft_to_ours_computes_the_same(tmp_path, method):
+    back_and_forth(tmp_path, METHODS[method])
+
+
+def back_and_forth(tmp_path: Path, method: dict[str, Any]) -> dict[str, Any]:
+    tuned = save(tmp_path / "a.safetensors", method=method)
     peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
     body = create(NAME, "none", 32)
     imported.save(peft_format.read(tmp_path / "out", body), body, "none", tmp_path / "b.safetensors")
     again, manifest = load_adapter(tmp_path / "b.safetensors")
-    assert manifest["method"] == [
-        {"name": "lora", "rank": 4, "alpha": 6.0, "targets": ["qkv"], "shared_a": False, "dropout": 0.0}
-    ]
     with torch.no_grad():
         close(again(images()), tuned(images()))
+    return manifest
+
+
+def test_the_mlp_of_an_open_clip_tower_goes_to_peft(tmp_path, tiny_clip):
+    method = {"name": "lora", "rank": 2, "targets": ["fc1", "fc2"]}
+    tuned = save(tmp_path / "a.safetensors", method=method, backbone=f"open_clip:{tiny_clip}")
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    plain: Any = create(f"open_clip:{tiny_clip}", "none", 32).model
+    model: Any = peft.PeftModel.from_pretrained(plain, str(tmp_path / "out")).eval()
+    with torch.no_grad():
+        close(model(images()), tuned.backbone(images()) @ plain.proj)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("blocks.0.attn.qkv", "blocks.0.attn.qkv"),
+        ("timm_model.blocks.0.attn.qkv", "blocks.0.attn.qkv"),
+        ("visual.trunk.blocks.0.attn.qkv", "blocks.0.attn.qkv"),
+        ("visual.transformer.resblocks.0.mlp.c_fc", "transformer.resblocks.0.mlp.c_fc"),
+        ("vision_model.encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.q_proj"),
+        ("dinov2.encoder.layer.0.attention.attention.query", "encoder.layer.0.attention.q_proj"),
+        ("text_model.encoder.layers.0.self_attn.q_proj", None),
+        ("head", None),
+    ],
+)
+def test_what_stands_around_a_tower_is_taken_off_its_names(theirs, ours):
+    known = {
+        "blocks.0.attn.qkv",
+        "transformer.resblocks.0.mlp.c_fc",
+        "encoder.layers.0.self_attn.q_proj",
+        "encoder.layer.0.attention.q_proj",
+    }
+    assert located(theirs, known) == ours
 
 
 @pytest.mark.parametrize(

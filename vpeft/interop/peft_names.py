@@ -58,12 +58,14 @@ def modules_of(backbone: Backbone) -> list[dict[str, Module]]:
 
 def located(name: str, known: set[str]) -> str | None:
     """A module of a folder under the name it has here; None if there is none."""
-    plain = next((name.removeprefix(start) for start in reversed(_AROUND) if name.startswith(start)), name)
-    renamed = plain
-    for former, present in _FORMER:
-        renamed = renamed.replace(former, present)
-    forms = (plain, renamed, re.sub(r"^encoder\.layer\.", "layers.", renamed))
-    return next((form for form in forms if form in known), None)
+    for plain in (name.removeprefix(start) for start in _AROUND):
+        renamed = plain
+        for former, present in _FORMER:
+            renamed = renamed.replace(former, present)
+        for form in (plain, renamed, re.sub(r"^encoder\.layer\.", "layers.", renamed)):
+            if form in known:
+                return form
+    return None
 
 
 def pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
