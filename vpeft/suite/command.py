@@ -37,12 +37,12 @@ def run(request: Request) -> int:
     if request.launcher == "slurm":
         return _submit(request, folder, items)
     stopped = _work(request, folder, members, items, found) if items else None
-    print(show.status(folder, members, states(folder, members, code.identity())), flush=True)
+    found = states(folder, members, code.identity())
+    print(show.status(folder, members, found), flush=True)
     if stopped is not None:
         print("Stopped; the same command goes on from here.", file=sys.stderr)
         return 128 + stopped
-    kinds = {state.kind for state in states(folder, members, code.identity()).values()}
-    return 1 if kinds & {"failed", "interrupted", "waiting"} else 0
+    return 1 if {state.kind for state in found.values()} & {"failed", "interrupted", "waiting"} else 0
 
 
 def status(path: Path) -> int:

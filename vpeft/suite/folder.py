@@ -51,16 +51,14 @@ class SuiteFolder:
         return self.path / "logs" / f"{member.name}.log"
 
     def members(self) -> dict[str, Member]:
-        """Every member there was, by id, those that hold now last in their places."""
+        """Every member there was, by id."""
         return {row["id"]: Member(**row) for row in read_rows(self.path / "members.jsonl")}
 
     def current(self) -> list[Member]:
         """The members that hold: the last of every place of the grid, and the tuning members that those need."""
-        every = {row["id"]: Member(**row) for row in read_rows(self.path / "members.jsonl")}
-        finals: dict[Any, Member] = {}
-        for row in read_rows(self.path / "members.jsonl"):
-            if row["phase"] == "final":
-                finals[every[row["id"]].cell] = every[row["id"]]
+        lines = [Member(**row) for row in read_rows(self.path / "members.jsonl")]
+        every = {one.id: one for one in lines}
+        finals = {one.cell: one for one in lines if one.phase == "final"}
         needed = dict.fromkeys(key for final in finals.values() for key in final.needs)
         return [*(every[key] for key in needed), *finals.values()]
 
