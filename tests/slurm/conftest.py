@@ -50,6 +50,8 @@ def train(tmp_path_factory):
     """The words that stand for `python tools/train.py`, without its imports at every start."""
     words = [sys.executable, "tests/slurm/warm.py", str(tmp_path_factory.mktemp("warm") / "socket")]
     with subprocess.Popen(words, cwd=ROOT) as server:
-        cluster.wait(Path(words[-1]).exists, 300)
-        yield words
-        server.kill()
+        try:
+            cluster.wait(Path(words[-1]).exists, 300)
+            yield words
+        finally:
+            server.kill()

@@ -52,6 +52,7 @@ def _become(line: socket.socket) -> None:
         os.dup2(file, target)
     os.environ.clear()
     os.environ.update(said["environment"])
+    os.chdir(said["folder"])
     sys.argv[:] = ["tools/train.py", *said["words"]]
     threading.Thread(target=_obey, args=[line], daemon=True).start()
 
@@ -65,7 +66,7 @@ def _obey(line: socket.socket) -> None:
 def be(path: str, words: Sequence[str]) -> int:
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(path)
-        message = json.dumps({"words": list(words), "environment": dict(os.environ)}).encode()
+        message = json.dumps({"words": list(words), "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
         socket.send_fds(line, [message], [1, 2])
         for number in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, lambda number, frame: line.sendall(bytes([number])))
