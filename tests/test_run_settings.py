@@ -18,6 +18,7 @@ from vpeft.tasks.timing import Timing, Waiting
         ({"precision": "16-mixed", "accelerator": "cpu"}, "16-mixed needs a GPU; use bf16-mixed"),
         ({"sync_batchnorm": True, "accelerator": "cpu"}, "sync_batchnorm needs GPUs"),
         ({"selection": "best_val"}, "best_val chooses on val200"),
+        ({"test": False}, "train.test false measures on val200 alone, which data.split train800val200 trains on"),
         ({"epochs": 0}, "train.epochs must be at least 1"),
     ],
 )
@@ -54,6 +55,11 @@ def test_what_looks_at_images_before_it_trains_is_refused_under_fsdp(config, req
     config.train.strategy = "fsdp"
     with pytest.raises(ConfigError, match=f"and {request.node.callspec.id} looks at images through whole ones"):
         check(config)
+
+
+def test_only_classification_can_leave_the_test_out():
+    with pytest.raises(ConfigError, match=r"c.yaml: train.test false belongs to kind classification"):
+        resolve({"kind": "segmentation", "train": {"test": False}}, "c.yaml")
 
 
 def test_best_val_needs_something_to_choose_from():

@@ -286,6 +286,8 @@ def mistakes(config: Any) -> Iterator[tuple[str, str]]:
         yield "image_size", f"image_size must be above 0, not {size}"
     if isinstance(size, list) and len(size) != 2:
         yield "image_size", f"image_size must be one side or [height, width], not {len(size)} numbers"
+    if config.kind != "classification" and settings.get("train.test") is False:
+        yield "train.test", "train.test false belongs to kind classification"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
     warmup, epochs = settings.get("optim.warmup_epochs"), settings.get("train.epochs")
