@@ -209,3 +209,16 @@ def test_classes_that_do_not_fit_the_head_are_refused(tmp_path):
         with pytest.raises(ValueError, match=said):
             imported.save(found, body, file, tmp_path / "adapter.safetensors", asked)
     assert not (tmp_path / "adapter.safetensors").exists()
+
+
+def test_a_head_of_another_width_is_refused(tmp_path):
+    content = files.ssf("cls_ssf")
+    content["state_dict"]["head.weight"] = torch.zeros(5, 16)
+    found, body, file = read("ssf", content, tmp_path)
+    with pytest.raises(ValueError, match="reads 16 features; vpeft_golden_vit has 32"):
+        imported.save(found, body, file, tmp_path / "adapter.safetensors")
+
+
+def test_a_backbone_that_the_official_code_does_not_know_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has no fact_tt for a backbone like vpeft_golden_swin: it has no name for"):
+        read("fact_tt", files.fact_tt("cls_fact_tt"), tmp_path, SWIN, {"scale": 0.5})

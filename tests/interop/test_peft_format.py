@@ -281,6 +281,18 @@ def test_a_folder_that_does_not_fit_is_refused_in_words(tmp_path, change, said):
         peft_format.read(tmp_path / "out", create(NAME, "none", 32))
 
 
+def test_a_folder_of_an_earlier_release_of_peft_is_read(tmp_path):
+    save(tmp_path / "a.safetensors")
+    peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
+    file, body = tmp_path / "out" / "adapter_model.safetensors", create(NAME, "none", 32)
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    first = peft_format.read(tmp_path / "out", body)
+    file.unlink()
+    second = peft_format.read(tmp_path / "out", body)
+    assert second.source["file"] == "out/adapter_model.bin"
+    assert all(torch.equal(first.state[key], second.state[key]) for key in first.state)
+
+
 def test_magnitudes_of_another_size_are_refused(tmp_path):
     save(tmp_path / "a.safetensors", method=METHODS["dora"])
     peft_format.export(tmp_path / "a.safetensors", tmp_path / "out")
