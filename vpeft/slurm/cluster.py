@@ -51,8 +51,9 @@ def environment(devices: int, nodes: int) -> ClusterEnvironment:
 def settle_rank() -> None:
     """Lightning reads a rank from SLURM_PROCID when it is imported, whoever set it; until there is a Trainer, that is
     what says who makes the run's folder."""
-    if not launched() and "SLURM_PROCID" in os.environ and not {"RANK", "LOCAL_RANK"} & os.environ.keys():
-        rank_zero_only.rank = 0  # pyright: ignore[reportFunctionMemberAccess]
+    if "SLURM_PROCID" in os.environ and not {"RANK", "LOCAL_RANK"} & os.environ.keys():
+        rank = int(os.environ["SLURM_PROCID"]) if launched() else 0
+        rank_zero_only.rank = rank  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _compare(devices: int, nodes: int, variables: Mapping[str, str]) -> None:
