@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from mllm.bench_cases import CASES, PEFT, Setting, made, prepare
+from mllm.bench_cases import CASES, PEFT, made
+from mllm.bench_setting import Setting, prepare
 from mllm.sample import Sample
 from vpeft.results.row import versions
 

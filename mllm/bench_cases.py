@@ -7,26 +7,22 @@ decoded and normalised beforehand, so that its collator only pads; a run of this
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from mllm import connectors, run
 from mllm import language as languages
+from mllm import run
+from mllm.bench_setting import ALPHA, COMPARED, LR, R, Setting
 from mllm.collate import collate
 from mllm.data_schema import DataConfig, FilesConfig
-from mllm.sample import Held, Sample
 from mllm.schema import LanguageConfig, MLLMConfig, OptimConfig, TrainConfig, VisionConfig
 from mllm.sequence import IGNORED
-from mllm.shapes import VisionShape
 from vpeft.run_folder import RunFolder
 from vpeft.tasks.learning import normalise
 from vpeft.tasks.stepping import StepCheckpoint
@@ -41,83 +37,6 @@ CASES: dict[str, tuple[bool, bool] | None] = {
     "features kept": (False, True),
     "both": (True, True),
 }
-R, ALPHA, LR = 8, 16.0, 1e-4
-_COMPARED = 2  # samples
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is measured.
-
-    Args:
-        language: As `mllm.language.load` has it.
-        dim: Width of the tower, random weights of CLIP's kind.
-        depth: Its blocks; the last but one is read.
-        image_size: Side in pixels, in patches of 14.
-        samples: Conversations of a round.
-        questions: Most questions about an image, which LLaVA-1.5 puts into one conversation; they have from 1 on.
-        batch: Conversations a step, where they are not packed.
-        capacity: Tokens of a packed row.
-        rows: Packed rows a step.
-        rounds: Turns of each after one that is not counted.
-        threads: CPU threads of torch.
-    """
-
-    language: str = "smollm2_135m_instruct"
-    dim: int = 384
-    depth: int = 12
-    image_size: int = 112
-    samples: int = 16
-    questions: int = 6
-    batch: int = 4
-    capacity: int = 256
-    rows: int = 2
-    rounds: int = 3
-    threads: int = 2
-
-
-def conversations(samples: Iterable[Sample], setting: Setting) -> list[dict[str, Any]]:
-    """Conversations in LLaVA's form, about so many different images, of 1 to `questions` questions each."""
-    by_image: dict[Held, list[Sample]] = {}
-    for sample in samples:
-        (image,) = sample.images
-        by_image.setdefault(image, []).append(sample)  # type: ignore[arg-type]
-    found = []
-    for number, (image, asked) in enumerate(list(by_image.items())[: setting.samples]):
-        turns = [turn for sample in asked[: 1 + number % setting.questions] for turn in sample.turns]
-        texts = [turns[0].text, *(turn.text.replace("<image>\n", "") for turn in turns[1:])]
-        said = [
-            {"from": "human" if turn.role == "user" else "gpt", "value": text}
-            for turn, text in zip(turns, texts, strict=True)
-        ]
-        found.append({"id": str(number), "image": f"{number}.png", "bytes": image.data, "conversations": said})
-    return found
-
-
-def prepare(folder: Path, setting: Setting, samples: Iterable[Sample]) -> None:
-    """Write what all cases begin with: conversations, images, a tower and an MLP."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    records = conversations(samples, setting)
-    for record in records:
-        (folder / record["image"]).write_bytes(record.pop("bytes"))
-    (folder / "talks.json").write_text(json.dumps(records))
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=setting.dim,
-        intermediate_size=4 * setting.dim,
-        num_hidden_layers=setting.depth,
-        num_attention_heads=setting.dim // 64,
-        image_size=setting.image_size,
-        patch_size=14,
-    )
-    CLIPVisionModel(config).save_pretrained(folder / "vision")
-    side = setting.image_size // 14
-    shape = languages.load(setting.language).shape
-    save_file(
-        connectors.build({"name": "mlp"}, VisionShape(setting.dim, (side, side)), shape).state_dict(),
-        folder / "connector.safetensors",
-    )
 
 
 class Ours:
@@ -258,7 +177,7 @@ class Theirs:
     @torch.no_grad()
     def first_loss(self) -> float:
         """Mean over the words of the first samples."""
-        return float(self.model.eval()(**self.collated(self.samples[:_COMPARED])).loss)
+        return float(self.model.eval()(**self.collated(self.samples[:COMPARED])).loss)
 
     def __call__(self) -> float:
         self.positions = 0
@@ -298,7 +217,7 @@ class Theirs:
 
 def _first(job: Any) -> dict[str, Tensor]:
     data = job.data
-    rows = [[data.writing.encode(data.samples("train")[i])] for i in range(_COMPARED)]
+    rows = [[data.writing.encode(data.samples("train")[i])] for i in range(COMPARED)]
     where = torch.tensor([data.pictures.position(image) for (one,) in rows for image in one.images])
     return collate(rows, data.pictures.take(where), data.writing.tokens_per_image, "right")
 

@@ -20,7 +20,7 @@ from mllm import qformer_names
 from mllm.connectors.linear import Linear
 from mllm.connectors.mlp import MLP
 from mllm.connectors.qformer import QFormerConnector
-from mllm.language import Shards
+from mllm.stored import Shards
 from vpeft.backbones.weights import load_file
 
 _MLP = re.compile(r"(?:^|\.)mm_projector\.(?:(\d+)\.)?(weight|bias)$")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
 from mllm.shapes import TextShape
+from mllm.stored import Shards
 from vpeft.backbones.weights import Weights, content_hash
 from vpeft.nearest import did_you_mean
 
@@ -277,27 +278,3 @@ def _pretrained(folder: Path, config: Any, dtype: torch.dtype) -> Any:
             f"({missing[0]}, ...); they would be random. Copy or download it again."
         )
     return model
-
-
-class Shards(Mapping[str, Tensor]):
-    """The tensors of all safetensors files in a folder, read one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                file = safe_open(path, "pt")
-            except (SafetensorError, OSError) as error:
-                raise ValueError(
-                    f"{path} is damaged or not a safetensors file ({error}); copy or download it again."
-                ) from error
-            self.files |= dict.fromkeys(file.keys(), file)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.files[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import vpeft  # noqa: F401  before timm
 from mllm.bench import bench, table, to_json
-from mllm.bench_cases import CASES, Setting
+from mllm.bench_cases import CASES
+from mllm.bench_setting import Setting
 from mllm.data import vqa
 
 

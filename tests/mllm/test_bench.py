@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mllm import bench
-from mllm.bench_cases import CASES, PEFT, Setting, conversations
+from mllm.bench_cases import CASES, PEFT
+from mllm.bench_setting import Setting, conversations
 from mllm.data import rendered
 from tests.mllm.runs import write_language
 
