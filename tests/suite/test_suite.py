@@ -211,6 +211,23 @@ def test_a_pack_goes_through_one_call_and_fails_member_by_member(write, ask, mon
     assert called == [[0, 1]]
 
 
+def test_tuning_members_in_a_pack_measure_what_they_do_alone(write, ask, tmp_path):
+    request = ask(write("lora"), "--sweep", "lr=0.005,0.002", "--optim.name", "sgd")
+    members = plan.build(request)[:2]
+    rows = {}
+    for size in (1, 2):
+        folder = SuiteFolder(tmp_path / str(size))
+        groups = plan.items(members, size)
+        assert {len(group) for group in groups} == {size}
+        for item in folder.add(members, groups):
+            assert work.work(folder, item, lambda *_: None) == ["done"] * size
+        rows[size] = {row["suite"]["member"]: row for row in folder.rows("tuning")}
+    assert set(rows[1]) == set(rows[2]) == {one.id for one in members}
+    for key, row in rows[2].items():
+        assert row["packed"]["members"] == 2
+        assert row["val"]["loss"] == pytest.approx(rows[1][key]["val"]["loss"], abs=1e-5)
+
+
 def test_an_item_keeps_its_line(write, ask):
     first = plan.build(ask(write("lora")))
     folder = SuiteFolder(ask(write("lora")).output)

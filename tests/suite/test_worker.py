@@ -41,3 +41,41 @@ def test_an_item_that_is_not_there_is_one_sentence(planned, tmp_path):
         worker.main([str(tmp_path / "none"), "0"])
     with pytest.raises(ConfigError, match="give INDEX, or --serve"):
         worker.main([str(planned.path)])
+
+
+"""How a process that works on a suite ends."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from vpeft.suite.worker import leaving
+
+
+class _Swallows:
+    """A destructor, inside of which Python prints exceptions and goes on."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # the handler runs here
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_in_a_destructor_comes_again() -> None:
+    with pytest.raises(SystemExit) as ended, leaving(again=0.1):
+        gone = _Swallows()
+        del gone
+        for _ in range(500):
+            time.sleep(0.01)
+    assert ended.value.code == 143
+
+
+def test_nothing_is_left_behind() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(SystemExit), leaving(again=0.05):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    time.sleep(0.2)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
