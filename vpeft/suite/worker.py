@@ -41,14 +41,14 @@ def main(argv: Sequence[str]) -> int:
     folder = SuiteFolder(arguments.suite)
     if arguments.serve == (arguments.index is not None):
         parser.error("give INDEX, or --serve")
-    signal.signal(signal.SIGTERM, _leave)
-    if arguments.serve:
-        return _serve(folder, arguments.rerun == "stale")
-    item = folder.item(arguments.index)
-    from vpeft.suite.work import work
+    with leaving():
+        if arguments.serve:
+            return _serve(folder, arguments.rerun == "stale")
+        item = folder.item(arguments.index)
+        from vpeft.suite.work import work
 
-    ended = work(folder, item, _tell, arguments.rerun == "stale")
-    return _code(ended)
+        ended = work(folder, item, _tell, arguments.rerun == "stale")
+        return _code(ended)
 
 
 def _code(ended: Sequence[str]) -> int:
@@ -56,9 +56,28 @@ def _code(ended: Sequence[str]) -> int:
     return next((codes[kind] for kind in ("failed", "waiting", "stale", "running") if kind in ended), 0)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    # While a run trains, its own handler saves first (`vpeft.tasks.resuming.LastCheckpoint`).
-    raise SystemExit(128 + number)
+@contextlib.contextmanager
+def leaving(again: float = 5.0) -> Iterator[None]:
+    """Leave on SIGTERM; while a run trains, its own handler saves first (`vpeft.tasks.resuming.LastCheckpoint`).
+
+    What a handler raises is lost where Python happens to be in a destructor or in the callback of a weak reference.
+    So the signal comes again every `again` seconds until this process is out of here.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, again, again)
+        raise SystemExit(128 + number)
+
+    def repeat(number: int, frame: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = {number: signal.signal(number, to) for number, to in ((signal.SIGTERM, leave), (signal.SIGALRM, repeat))}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell(member: Member, kind: str, why: str, row: Mapping[str, Any] | None) -> None:
