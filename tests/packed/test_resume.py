@@ -132,7 +132,6 @@ def test_a_finished_pack_returns_its_rows(root, uninterrupted, monkeypatch):
 def test_a_failed_member_is_tried_again_alone(root, tmp_path, monkeypatch):
     configs = three(root, tmp_path, {"name": "ssf"}, epochs=1)
     with monkeypatch.context() as patch:
-        send(patch, signal.SIGTERM, 0, 5, 5)  # never
         step = Classification.training_step
 
         def training_step(self, batch, index):

@@ -25,7 +25,7 @@ METHODS = {
     "penalty and steps": ({"name": "adalora", "rank": 4, "target_rank": 2}, {"epochs": 2}),
     "looks at the images first": ({"name": "dam_vp", "prompts": 2, "size": 3}, {"epochs": 2}),
     "nothing but heads": ({"name": "linear"}, {"epochs": 2}),
-    "bf16": ({"name": "adaptformer", "bottleneck": 4}, {"precision": "bf16-mixed", "epochs": 2}),
+    "bf16": ({"name": "adaptformer", "bottleneck": 4}, {"precision": "bf16-mixed", "epochs": 1}),
 }
 
 
@@ -79,8 +79,8 @@ def curves(folder):
 
 def test_bf16_differs_by_its_rounding_alone(root, tmp_path):
     method, settings = METHODS["bf16"]
-    apart = [train(config) for config in three(root, tmp_path / "apart", method, **settings)]
-    together = rows(train_together(three(root, tmp_path / "together", method, **settings)))
+    apart = [train(config) for config in three(root, tmp_path / "apart", method, **settings)[:2]]
+    together = rows(train_together(three(root, tmp_path / "together", method, **settings)[:2]))
     for ours, theirs in zip(together, apart, strict=True):
         assert ours["train"]["precision"] == "bf16-mixed"
         for name, tensor in weights(theirs).items():
