@@ -1,4 +1,4 @@
-"""A real Slurm on one machine, without systemd: two nodes of one core each, no accounts, requeued jobs start soon."""
+"""A real Slurm on one machine, without systemd: nodes of one core, no accounts, requeued jobs start soon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 
 INSTALL = ["apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "munge"]
 NEEDED = ("slurmctld", "slurmd", "munged", "mungekey", "sbatch", "srun")
-# One machine plays two nodes where its slurmd was built for that, as Debian's is.
+NODES = ("node1", "node2", "node3")
+# One machine plays several nodes where its slurmd was built for that, as Debian's is.
 CONF = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -50,8 +51,10 @@ MpiDefault=none
 DefMemPerCPU=1000
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs={cpus} RealMemory=4000
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs={cpus} RealMemory=4000
-PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1
-PartitionName=urgent Nodes=node1,node2 MaxTime=INFINITE State=UP PriorityTier=9
+NodeName=node3 NodeHostname={host} NodeAddr=127.0.0.1 Port={node3} CPUs={cpus} RealMemory=4000
+PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=spare Nodes=node3 MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=node3 MaxTime=INFINITE State=UP PriorityTier=9
 """
 
 
@@ -110,7 +113,7 @@ def missing() -> str | None:
 
 
 def start(folder: Path, cpus: int = 1, largest: int = 100) -> Cluster:
-    """Start munge, the controller and two nodes, and wait until both are idle.
+    """Start munge, the controller and the nodes, and wait until all are idle.
 
     Args:
         folder: For their files.
@@ -119,9 +122,9 @@ def start(folder: Path, cpus: int = 1, largest: int = 100) -> Cluster:
     """
     folder.chmod(0o755)
     host = socket.gethostname().split(".")[0]
-    port, node1, node2 = _free_ports(3)
-    places = {"folder": folder, "host": host, "port": port, "node1": node1, "node2": node2}
-    (folder / "slurm.conf").write_text(CONF.format(cpus=cpus, largest=largest, **places))
+    ports = dict(zip(("port", *NODES), _free_ports(1 + len(NODES)), strict=True))
+    conf = CONF.format(folder=folder, host=host, cpus=cpus, largest=largest, **ports)
+    (folder / "slurm.conf").write_text(conf)
     for name in ("state", "munge"):
         (folder / name).mkdir(mode=0o755)
     key, munge = folder / "munge" / "key", folder / "munge"
@@ -132,10 +135,10 @@ def start(folder: Path, cpus: int = 1, largest: int = 100) -> Cluster:
     _daemon(cluster, words)
     _up(cluster, lambda: (munge / "socket").exists())
     _daemon(cluster, ["slurmctld", "-D", "-c", "-f", cluster.conf])
-    for node in ("node1", "node2"):
+    for node in NODES:
         _daemon(cluster, ["slurmd", "-D", "-N", node, "-f", cluster.conf])
-    idle = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%t")
-    _up(cluster, lambda: cluster.run(*idle).split() == ["idle"] * 2)
+    state = ("sinfo", "--noheader", "--Node", "--format=%t")  # node3 is in two partitions
+    _up(cluster, lambda: cluster.run(*state).split() == ["idle"] * (len(NODES) + 1))
     return cluster
 
 

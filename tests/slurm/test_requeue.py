@@ -6,7 +6,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -54,21 +53,10 @@ def strike(how, slurm, member, train):
         slurm.run("scontrol", "requeue", member.job)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images") / "colors")
-
-
-@pytest.fixture(scope="module")
-def stopped(slurm, train, images, tmp_path_factory):
-    """One member for each way of being stopped, in the middle of its training; the folder of their runs."""
-    folder = tmp_path_factory.mktemp("stopped")
-    (folder / "config.yaml").write_text(to_yaml(make_config(images, folder)))
+def stop_each(slurm, train, folder):
+    """Submit a member for each way of STOPS, stop it in the middle of its training, and wait for the ends."""
     command = [*train, str(folder / "config.yaml"), "--output", f"{folder}/{{index}}", "--train.resume", "true"]
-    before = Path.cwd()
-    os.chdir(ROOT)
     submit(command, range(len(STOPS)), folder, "job", SlurmOptions(retries=1))
-    os.chdir(before)
     left, end = set(range(len(STOPS))), time.monotonic() + 600
     while left or active(folder, "job"):
         known = members(folder, "job")
@@ -77,28 +65,26 @@ def stopped(slurm, train, images, tmp_path_factory):
             strike(STOPS[index], slurm, known[index], train)
             left.remove(index)
         time.sleep(0.1)
-    return folder
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(images, tmp_path_factory):
-    config = make_config(images, tmp_path_factory.mktemp("uninterrupted"))
-    return run.train(config), load_file(config.output / "run" / "adapter.safetensors")
-
-
-@pytest.mark.parametrize("how", STOPS)
-def test_a_run_that_was_stopped_equals_one_that_was_not(stopped, uninterrupted, how):
-    index = STOPS.index(how)
-    member = members(stopped, "job")[index]
-    said = (member.folder / "stderr").read_text()
-    assert (member.state, member.runs) == ("completed", 2), said
-    assert ("Stopped by SIGUSR1 after" in said) == (how in ("the time limit", "USR1 to the tasks"))
-    (row,) = read_rows(stopped / str(index) / "results.jsonl")
-    assert [path.name for path in (stopped / str(index)).iterdir() if path.is_dir()] == ["run"]
-    expected, weights = uninterrupted
-    assert row["device"]["processes"] == 1
-    for part in ("test", "val", "epochs", "parameters"):
-        assert row[part] == expected[part]
-    found = load_file(stopped / str(index) / "run" / "adapter.safetensors")
-    assert set(found) == set(weights)
-    assert all(torch.equal(found[name], weights[name]) for name in weights)
+# One test, because its parts share what takes long.
+def test_runs_stopped_in_every_way_equal_one_that_was_not(slurm, train, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    images = write_images(tmp_path / "images" / "colors")
+    (tmp_path / "config.yaml").write_text(to_yaml(make_config(images, tmp_path)))
+    stop_each(slurm, train, tmp_path)
+    expected = run.train(make_config(images, tmp_path / "uninterrupted"))
+    weights = load_file(tmp_path / "uninterrupted" / "run" / "adapter.safetensors")
+    for index, how in enumerate(STOPS):
+        member, output = members(tmp_path, "job")[index], tmp_path / str(index)
+        said = (member.folder / "stderr").read_text()
+        assert (member.state, member.runs) == ("completed", 2), (how, said)
+        assert ("Stopped by SIGUSR1 after" in said) == (how in ("the time limit", "USR1 to the tasks")), (how, said)
+        (row,) = read_rows(output / "results.jsonl")
+        assert [path.name for path in output.iterdir() if path.is_dir()] == ["run"], how
+        assert row["device"]["processes"] == 1
+        for part in ("test", "val", "epochs", "parameters"):
+            assert row[part] == expected[part], how
+        found = load_file(output / "run" / "adapter.safetensors")
+        assert set(found) == set(weights)
+        assert all(torch.equal(found[name], weights[name]) for name in weights), how
