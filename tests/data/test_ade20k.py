@@ -106,7 +106,7 @@ def test_what_a_killed_run_left_is_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../out.png", f"{NAME}/images/training/../../../out.jpg", "/tmp/out.jpg"])
 def test_a_member_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     archive = write(tmp_path / "a.zip", members() | {name: b"x"})
-    with pytest.raises(ValueError, match="leads out of the archive; it is not used"):
+    with pytest.raises(ValueError, match="leads out of the archive; it is not opened"):
         prepare(tmp_path / "root", str(archive), None, COUNTS)
     assert not list((tmp_path / "root").glob(f"*{NAME}*/*"))
 

@@ -204,12 +204,12 @@ def test_what_is_missing_or_wrong_is_said_with_its_path(root):
     mask = np.zeros((40, 60), np.uint8)
     file = root / "semseg" / "VOC12" / "a.png"
     png(file, np.zeros((40, 60, 3), np.uint8))
-    refused(r"VOC12/a\.png holds colours; a mask of class numbers")
+    refused(r"VOC12/a\.png holds colours; save class numbers")
     mask[3, 3] = 21
     png(file, mask)
     refused(r"VOC12/a\.png holds the class 21; there are 21, from 0 on")
     png(file, np.zeros((40, 60), np.uint16))
-    refused("holds .*int.* values; a mask of class numbers, 8 bits")
+    refused("holds .*int.* values; save class numbers as one channel of 8 bits")
     png(file, np.zeros((41, 60), np.uint8))
     refused(r"a\.png is 60x41 and its image 60x40")
     file.write_bytes(b"no")

@@ -116,7 +116,7 @@ def _family(model: Any) -> tuple[Family, int, tuple[int, int], tuple[int, int]]:
         return family, model.config.hidden_size, size, (patch, patch)
     raise TypeError(
         f"{type(model).__module__}.{type(model).__name__} is not a model of timm, open_clip or transformers that "
-        "this project knows."
+        "this project knows. Give one of those, without a wrapper around it; docs/architecture.md lists the families."
     )
 
 

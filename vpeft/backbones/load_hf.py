@@ -55,7 +55,7 @@ _PIL_BILINEAR = 2
 def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
     """Build the vision tower of `name`, a hub name or a folder with a config.json."""
     try:
-        config: Any = AutoConfig.from_pretrained(name)
+        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if Path(name).expanduser().is_dir():
             raise ValueError(f"The folder {name} holds no config.json that transformers can read: {error}") from error
@@ -103,7 +103,7 @@ def joint(name: str, pretrained: str, seed: int) -> Joint:
         ValueError: no CLIP with a text tower.
         RuntimeError: the weights could not be had.
     """
-    config: Any = AutoConfig.from_pretrained(name)
+    config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type != "clip":
         raise ValueError(
             f"hf:{name} is a '{config.model_type}', and the text towers read here are those of CLIP ('clip'). Take the "

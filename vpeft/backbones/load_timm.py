@@ -151,7 +151,10 @@ def _from_file(model: Any, path: Path) -> dict[str, Tensor]:
 
 def _from_npz(model: Any, path: Path) -> None:
     if not hasattr(model, "load_pretrained"):
-        raise ValueError(f"{path} is a .npz of the original Google ViTs, which {type(model).__name__} cannot read.")
+        raise ValueError(
+            f"{path} is a .npz of the original Google ViTs, which {type(model).__name__} cannot read. "
+            "Choose a plain ViT of timm."
+        )
     try:
         _check_npz(model, path)
         model.load_pretrained(str(path))

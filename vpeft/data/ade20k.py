@@ -91,14 +91,18 @@ def _extract(archive: Path, folder: Path, report: Progress, counts: Mapping[str,
         raise ValueError(f"{archive} is not a whole zip archive ({error}); delete it and run this again.") from error
     except OSError as error:
         raise RuntimeError(
-            f"{folder} could not be written: {error.strerror}. What is there is gone on with."
+            f"{folder} could not be written: {error.strerror}. Make room or change its permissions and run "
+            "this again; what is there is kept."
         ) from error
 
 
 def _wanted(archive: Path, opened: zipfile.ZipFile, counts: Mapping[str, int]) -> list[zipfile.ZipInfo]:
     for name in opened.namelist():
         if not stays_inside(name):
-            raise ValueError(f"{archive} has the member '{name}', which leads out of the archive; it is not used.")
+            raise ValueError(
+                f"{archive} has the member '{name}', which leads out of the archive; it is not opened. "
+                f"Download it again from {URL}."
+            )
     wanted = {member.filename: member for member in opened.infolist() if _MEMBER.fullmatch(member.filename)}
     found = Counter(match.groups() for name in wanted if (match := _MEMBER.fullmatch(name)))
     for part, count in counts.items():

@@ -64,7 +64,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
     with opened:
         for name in opened.namelist():
             if not stays_inside(name):
-                raise ValueError(f"{path} has the member '{name}', which leads out of the archive; it is not used.")
+                raise ValueError(
+                    f"{path} has the member '{name}', which leads out of the archive; it is not opened. Delete it."
+                )
         yield Archive(opened)
 
 
@@ -83,10 +85,10 @@ class Folder:
         """
         file = self._path / member
         if not file.is_file():
-            raise ValueError(f"{file} is missing.")
+            raise ValueError(f"{file} is missing; install its package again.")
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != self._sha256[member]:
-            raise ValueError(f"{file} is not the file that is known (its sha256 differs).")
+            raise ValueError(f"{file} is not the file that is known (its sha256 differs); install its package again.")
         return data
 
 

@@ -175,7 +175,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
                     raise ValueError(f"{found[name]} and {path} differ only in their suffix; keep one of them.")
                 found[name] = path
     if not found:
-        raise ValueError(f"{folder} holds no image ({' '.join(SUFFIXES)}).")
+        raise ValueError(f"{folder} holds no image ({' '.join(SUFFIXES)}); put some there.")
     return found
 
 

@@ -191,10 +191,15 @@ def _by_category(path: Path, ignore: int) -> np.ndarray:
     except OSError as error:
         raise UnreadableImage(f"{path} could not be read as a mask ({error}); restore or remove it.") from error
     if mode not in ("L", "P"):
-        raise ValueError(f"{path} is no mask of COCO-Stuff: its pixels are of the kind {mode}; 8 bits are expected.")
+        raise ValueError(
+            f"{path} is no mask of COCO-Stuff: its pixels are of the kind {mode}, and 8 bits are expected. "
+            "Unpack its archive again."
+        )
     classes = _class_of_id(ignore)[found]
     if (strange := found[(classes == ignore) & (found != ignore)]).size:
-        raise ValueError(f"{path} has the id {strange[0]}, which is no category of COCO-Stuff less 1.")
+        raise ValueError(
+            f"{path} has the id {strange[0]}, which is no category of COCO-Stuff less 1. Unpack its archive again."
+        )
     return classes
 
 

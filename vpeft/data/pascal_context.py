@@ -76,7 +76,7 @@ class PascalContext:
         self.files = {task: [find(root, task, name) for name in self.names] for task in needed}
         for name in self.names:
             if not (image := root / "JPEGImages" / f"{name}.jpg").is_file():
-                raise ValueError(f"{image} is missing, and {part}.txt names it.")
+                raise ValueError(f"{image} is missing, and {part}.txt names it; unpack the download again.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -135,10 +135,10 @@ def identifiers(root: Path, part: str) -> list[str]:
         raise ValueError(f"{file} is missing. data.root is the folder PASCAL_MT, which holds JPEGImages and ImageSets.")
     names = file.read_text().split()
     if not names:
-        raise ValueError(f"{file} names no image.")
+        raise ValueError(f"{file} names no image; unpack the download again.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{file} names {twice} twice.")
+        raise ValueError(f"{file} names {twice} twice; remove one of the lines.")
     return names
 
 
@@ -171,10 +171,12 @@ def indices(file: Path, classes: int) -> np.ndarray:
     mask = _open(file)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         what = "colours" if mask.ndim > 2 else f"{mask.dtype} values"
-        raise ValueError(f"{file} holds {what}; a mask of class numbers, 8 bits a pixel, is due.")
+        raise ValueError(f"{file} holds {what}; save class numbers as one channel of 8 bits a pixel.")
     wrong = mask[(mask >= classes) & (mask != IGNORED)]
     if wrong.size:
-        raise ValueError(f"{file} holds the class {wrong[0]}; there are {classes}, from 0 on, and 255 is ignored.")
+        raise ValueError(
+            f"{file} holds the class {wrong[0]}; there are {classes}, from 0 on, and 255 is ignored. Correct the mask."
+        )
     return mask
 
 
@@ -187,4 +189,4 @@ def _open(file: Path, mode: str | None = None) -> np.ndarray:
         with Image.open(file) as image:
             return np.array(image.convert(mode) if mode else image)
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is not a whole image ({error}).") from error
+        raise ValueError(f"{file} is not a whole image ({error}); unpack the download again.") from error

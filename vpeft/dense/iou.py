@@ -80,7 +80,7 @@ class Areas:
             if len(found) > self.classes:
                 raise ValueError(
                     f"A {what} holds class {len(found) - 1}, and there are {self.classes}, counted from 0; "
-                    f"{self.ignored} is ignored."
+                    f"{self.ignored} is ignored. Correct the masks, or build with as many classes as they have."
                 )
         return torch.stack(counts).cpu()  # 3 K
 
@@ -92,7 +92,9 @@ class Areas:
         """
         seen = everywhere(self._seen)
         if not seen:
-            raise ValueError("There is nothing to measure: the evaluated split has no images.")
+            raise ValueError(
+                "There is nothing to measure: the evaluated split has no images. Put some there, with masks."
+            )
         return torch.stack(list(seen.values())).sum(dim=0)
 
 
@@ -110,7 +112,10 @@ def scores(areas: Tensor, absent: Absent = "zero") -> Scores:
     """
     hit, predicted, labelled = areas.double()
     if not labelled.sum():
-        raise ValueError("There is nothing to measure: every pixel of every mask is ignored.")
+        raise ValueError(
+            "There is nothing to measure: every pixel of every mask is ignored. Compare the ids in the masks with the "
+            "classes, and data.reduce_zero_label, which ignores id 0."
+        )
     union = predicted + labelled - hit
     counted = union > 0 if absent == "zero" else labelled > 0
     iou, acc = hit / union, hit / labelled

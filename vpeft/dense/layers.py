@@ -71,7 +71,10 @@ class Layers(nn.Module):
                 "four, or set rescale to none."
             )
         if width is not None and rescale != "multilevel":
-            raise ValueError(f"layers: width is that of rescale multilevel, and rescale is {rescale}.")
+            raise ValueError(
+                f"layers: width is that of rescale multilevel, and rescale is {rescale}. "
+                "Leave width out, or set rescale to multilevel."
+            )
         self.grid, self.final_norm = backbone.grid, final_norm
         scales = SCALES if rescale != "none" else (1.0,) * len(self.layers)
         wide = (width or dim) if rescale == "multilevel" else dim

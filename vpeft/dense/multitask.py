@@ -74,7 +74,7 @@ def multitask(
         ValueError: no task, an unknown head, a method that branches beside others, or one that acts on features.
     """
     if not tasks:
-        raise ValueError("A multi-task model needs at least one task.")
+        raise ValueError("A multi-task model needs at least one task; name some in data.tasks.")
     if head not in HEADS:
         raise ValueError(f"There is no head '{head}'; there are {', '.join(HEADS)}.")
     if len(methods) > 1 and any(isinstance(method, Branching) and method.ends for method in methods):

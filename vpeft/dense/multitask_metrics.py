@@ -154,7 +154,8 @@ def relative_improvement(found: Mapping[str, float], alone: Mapping[str, float])
     """
     if missing := [task for task in found if task not in alone]:
         raise ValueError(
-            f"single_task has no value for {', '.join(missing)}; the relative improvement is over all tasks of a run."
+            f"single_task has no value for {', '.join(missing)}; the relative improvement is over all tasks of a run. "
+            "Give what a model of each task alone reached."
         )
     if low := [task for task in found if not alone[task] > 0]:
         raise ValueError(f"single_task of {low[0]} is {alone[low[0]]}; it must be above 0.")

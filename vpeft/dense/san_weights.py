@@ -264,5 +264,8 @@ def _take_clip(san: SAN, state: Mapping[str, Tensor]) -> None:
     own = san.state_dict()
     for name, tensor in state.items():
         if name.startswith("clip.") and name in own and tensor.shape != own[name].shape:
-            raise ValueError(f"{name} is {list(tensor.shape)} in the checkpoint and {list(own[name].shape)} here.")
+            raise ValueError(
+                f"{name} is {list(tensor.shape)} in the checkpoint and {list(own[name].shape)} here. Give the "
+                "checkpoint that was trained beside this CLIP (model.clip)."
+            )
     san.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)

@@ -32,7 +32,10 @@ class HighResolution(nn.Module):
     def __init__(self, channels: Sequence[int], classes: int, reduced: Sequence[int] = (18, 36, 72, 144)) -> None:
         super().__init__()
         if len(reduced) != len(channels):
-            raise ValueError(f"The head hrnet reduces {len(reduced)} maps, and the backbone hands on {len(channels)}.")
+            raise ValueError(
+                f"The head hrnet reduces {len(reduced)} maps, and the backbone hands on {len(channels)}. Take a "
+                f"backbone with {len(reduced)} stages, such as a Swin, or head.kind all_mlp."
+            )
         width = sum(reduced)
         self.reduce = Modules[nn.Conv2d](
             nn.Conv2d(dim, to, 1, bias=False) for dim, to in zip(channels, reduced, strict=True)

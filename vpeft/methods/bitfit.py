@@ -35,7 +35,9 @@ class BitFit(nn.Module):
         super().__init__()
         self.tables = [n for n, _ in backbone.model.named_parameters() if n.endswith("relative_position_bias_table")]
         if position_tables and not self.tables:
-            raise ValueError(f"bitfit: position_tables is true, but {backbone.name} has no relative position tables.")
+            raise ValueError(
+                f"bitfit: position_tables is true, but {backbone.name} has no relative position tables. Leave it out."
+            )
         if not position_tables:
             self.tables = []
 

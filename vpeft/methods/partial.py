@@ -23,7 +23,10 @@ class Partial(nn.Module):
     def __init__(self, backbone: Backbone, blocks: int = 1) -> None:
         super().__init__()
         if not 1 <= blocks <= len(backbone.blocks):
-            raise ValueError(f"partial: blocks is {blocks}; {backbone.name} has {len(backbone.blocks)} blocks.")
+            last = len(backbone.blocks)
+            raise ValueError(
+                f"partial: blocks is {blocks}; {backbone.name} has {last} blocks, so 1 to {last} are possible."
+            )
         self.count = blocks
 
     def attach(self, backbone: Backbone) -> None:

@@ -1,0 +1,17 @@
+"""Towers of transformers: what a folder may ask for."""
+
+import json
+
+import pytest
+
+from vpeft.backbones import create
+
+
+def test_code_that_comes_with_a_model_is_not_run_even_if_someone_says_yes(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt="": "y")
+    config = {"model_type": "unknown", "auto_map": {"AutoConfig": "evil.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ValueError, match=r"holds no config\.json that transformers can read"):
+        create(f"hf:{tmp_path}", pretrained="none")
+    assert not (tmp_path / "ran").exists()
