@@ -148,7 +148,7 @@ def _daemon(cluster: Cluster, words: list[str]) -> None:
     cluster.daemons.append(started.pid)
 
 
-def wait(done: Callable[[], bool], seconds: float = 180) -> None:
+def wait(done: Callable[[], bool], seconds: float = 400) -> None:
     """Wait until something holds.
 
     Raises:

@@ -13,7 +13,8 @@ from vpeft.slurm import SlurmOptions, active, members, status, submit
 from vpeft.slurm.notes import events
 
 CODE = (
-    "import sys, time; print('this is', sys.argv[1]); time.sleep(float(sys.argv[2])); sys.exit(int(sys.argv[1]) == 3)"
+    "import sys, time; print('this is', sys.argv[1]); time.sleep(float(sys.argv[2])); "
+    "sys.exit({3: 1, 4: 2}.get(int(sys.argv[1]), 0))"
 )
 
 

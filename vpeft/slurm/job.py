@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "pid", "time")}})
     code = task.run(command)
     state = {0: "completed", SAVED: "saved", STOPPED: "stopped"}.get(code, "failed")
+    if state == "failed" and signal.SIGTERM in task.received:  # srun itself may end first, with a code of its own
+        state = "stopped"
     curable = state == "failed" and (code == 1 or code >= 128)
     again = state == "saved" or (curable and _failures(folder, environment["job"]) < given.retries)
     note(folder, {"event": "end", "state": state, "code": code, "seconds": round(time.time() - started, 1)})
@@ -83,22 +85,21 @@ class Task:
     def __init__(self, srun: Sequence[str]) -> None:
         self.srun = list(srun)
         self._process: subprocess.Popen[bytes] | None = None
-        self._early: list[int] = []
+        self.received: list[int] = []
         for number in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, self._hand_on)
 
     def run(self, command: Sequence[str]) -> int:
         """Its exit code; 128 + the number of the signal that ended it, as in a shell."""
         self._process = subprocess.Popen([*self.srun, *command])
-        for number in self._early:
+        for number in list(self.received):
             self._process.send_signal(number)
         code = self._process.wait()
         return code if code >= 0 else 128 - code
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        if self._process is None:
-            self._early.append(number)
-        else:
+        self.received.append(number)
+        if self._process is not None:
             self._process.send_signal(number)
 
 

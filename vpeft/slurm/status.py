@@ -108,8 +108,10 @@ def _state(notes: list[dict[str, Any]], known: str, reason: str) -> tuple[str, s
         if said in _CANCELLED or (end is None and not said):
             return "cancelled", reason
         return ("failed", said) if said in ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE") else ("lost", said)
+    if known.startswith(_CANCELLED) and end["state"] != "completed":
+        return "cancelled", f"code {end['code']}"
     if end["state"] in ("saved", "stopped"):
-        return ("cancelled" if known.startswith(_CANCELLED) else "interrupted"), f"code {end['code']}"
+        return "interrupted", f"code {end['code']}"
     return end["state"], "" if end["state"] == "completed" else f"code {end['code']}"
 
 
