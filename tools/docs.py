@@ -1,4 +1,4 @@
-"""Write docs/methods, a page and a figure of every method, and docs/configs.md anew: tools/docs.py."""
+"""Write docs/methods, docs/connectors, a page of each, and docs/configs.md anew: tools/docs.py."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,14 @@ from vpeft import cli
 
 
 def main(argv: Sequence[str]) -> None:
-    cli.Parser("tools/docs.py", description="Write the pages of the methods and of the settings anew.").parse_args(argv)
+    cli.Parser(
+        "tools/docs.py", description="Write the pages of the methods, the connectors and the settings anew."
+    ).parse_args(argv)
 
+    from mllm import pages as connectors
     from vpeft import pages, reference
 
-    for path in [*pages.write(), *reference.write()]:
+    for path in [*pages.write(), *connectors.write(), *reference.write()]:
         print(path)
 
 
