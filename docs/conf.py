@@ -18,7 +18,6 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-autodoc_class_signature = "separated"
 
 
 def as_rst(app, what, name, obj, options, lines):
