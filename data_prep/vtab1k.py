@@ -100,7 +100,8 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.verify:
         if args.root is None or not args.root.is_dir():
-            raise ValueError(f"--verify compares the tasks in --root, and {args.root or 'none'} is not a folder.")
+            wrong = "is not given" if args.root is None else f"{args.root} is not a folder"
+            raise ValueError(f"--verify compares the tasks in --root DIR, and --root {wrong}.")
         return
     options = {"originals": "archives", "tfds": "tfds_dir", "community": "source_folder"}
     if args.source is None:

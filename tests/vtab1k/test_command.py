@@ -88,8 +88,8 @@ def test_verify_prints_a_table_and_fails(
         (["--source", "originals", "--archives", "/nowhere"], "--archives /nowhere is not a folder"),
         (["--source", "community"], "--source community needs --from DIR"),
         (["--source", "tfds", "--tfds-dir", "/", "--root", __file__], "test_command.py is a file and not a folder"),
-        (["--verify", "--root", "/nowhere"], "/nowhere is not a folder"),
-        (["--verify"], "none is not a folder"),
+        (["--verify", "--root", "/nowhere"], "--root /nowhere is not a folder"),
+        (["--verify"], "--root is not given"),
         (["--workers", "-1"], "--workers is -1"),
     ],
 )

@@ -73,6 +73,18 @@ def test_a_run_trained_on_it_names_its_source(tmp_path: Path) -> None:
     assert (after["source"], after["manifest"], after["lossy"]) == ("community", sha256, True)
 
 
+@pytest.mark.filterwarnings("ignore:train800")
+def test_the_manifest_of_an_export_is_not_overwritten(tmp_path: Path) -> None:
+    place = written(tmp_path, "png", "cifar100")
+    facts = {"source": "originals", "lossy": False}
+    manifest.write(place, "cifar100", manifest.read(adopt("cifar100", tmp_path), "cifar100")["images"], facts)
+    before = (place / manifest.NAME).read_bytes()
+    for source, root in ((tmp_path, None), (written(tmp_path / "theirs").parent, tmp_path)):
+        with pytest.raises(ValueError, match=r"made from originals, whose manifest.json .* choose another --root"):
+            adopt("cifar100", source, root)
+    assert (place / manifest.NAME).read_bytes() == before
+
+
 def test_what_is_missing_or_contradicts_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cifar100: .* has no folder 'cifar' or 'cifar100' with train800.txt"):
         adopt("cifar100", tmp_path)

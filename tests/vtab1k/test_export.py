@@ -20,7 +20,7 @@ from tests.vtab1k import small
 from vpeft.data import vtab
 from vpeft.vtab1k import export as export_module
 from vpeft.vtab1k import manifest, reference
-from vpeft.vtab1k.export import JOURNAL, export
+from vpeft.vtab1k.export import export
 from vpeft.vtab1k.order import place
 from vpeft.vtab1k.selection import Chosen, Selection
 
@@ -84,6 +84,42 @@ def test_another_choice_than_the_published_one_is_told(tmp_path: Path, monkeypat
     with pytest.warns(UserWarning, match="The images of cifar100 are not those of the index"):
         folder = exported(tmp_path)
     assert manifest.read(folder, "cifar100")["exact"] is False
+
+
+def test_images_without_the_names_that_the_index_has_are_not_called_the_published_choice(tmp_path: Path) -> None:
+    chosen = [Chosen(part, 0, "x", 0, lambda: (np.zeros((3, 5), np.uint8), 0, None)) for part in ("train", "val")]
+    facts = {"source": "tfds", "lossy": False}
+    assert manifest.read(export(Selection("dtd", chosen, facts), tmp_path), "dtd")["exact"] is None
+    assert manifest.read(export(Selection("svhn", chosen, facts), tmp_path), "svhn")["exact"] is True
+
+
+def test_lists_of_somewhere_else_are_not_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "cifar100"
+    folder.mkdir(parents=True)
+    (folder / "val200.txt").write_text("images/val/000000.jpg 3\n")
+    with pytest.raises(ValueError, match=r"has val200.txt and no manifest.json: .* Choose another --root"):
+        exported(tmp_path)
+    assert contents(folder) == {"val200.txt": b"images/val/000000.jpg 3\n"}
+
+
+def test_a_folder_is_not_used_while_it_is_made_again(tmp_path: Path) -> None:
+    folder = exported(tmp_path)
+    (folder / "images/test/000003.png").unlink()
+    (folder / manifest.NAME).write_text("{")
+    good = small.selection(tmp_path / "archives")
+
+    def stopped() -> tuple[np.ndarray, int, None]:
+        raise ValueError("'x' is not a whole image.")
+
+    with pytest.raises(ValueError, match="not a whole image"):
+        export(replace(good, images=[replace(one, load=stopped) for one in good.images]), tmp_path / "root")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        vtab.read(folder, "cifar100", "train800")
+    (folder / manifest.NAME).unlink()
+    with pytest.raises(ValueError, match="export of cifar100 was stopped"):
+        vtab.read(folder, "cifar100", "train800")
+    exported(tmp_path)
+    assert len(vtab.read(folder, "cifar100", "train800").test) == 100
 
 
 def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
@@ -152,14 +188,14 @@ def test_a_fault_keeps_what_was_made_and_the_next_call_goes_on(tmp_path: Path) -
     with pytest.raises(ValueError, match="not a whole image"):
         export(replace(good, images=images), tmp_path / "root")
     folder = tmp_path / "root" / "cifar100"
-    assert len((folder / JOURNAL).read_text().splitlines()) == 1 + at
+    assert len((folder / manifest.JOURNAL).read_text().splitlines()) == 1 + at
     assert vtab.task_folder(tmp_path / "root", "cifar100") is None, "nothing lists what is not whole"
     calls: list[str] = []
     images = [replace(one, load=lambda one=one: calls.append(one.file) or one.load()) for one in good.images]
     export(replace(good, images=images), tmp_path / "root")
     assert calls == [one.file for one in good.images[at:]]
     assert contents(folder) == contents(export(good, tmp_path / "fresh"))
-    assert not (folder / JOURNAL).exists()
+    assert not (folder / manifest.JOURNAL).exists()
 
 
 def test_a_torn_line_of_the_journal_and_a_torn_image_do_not_count(tmp_path: Path) -> None:
@@ -168,7 +204,7 @@ def test_a_torn_line_of_the_journal_and_a_torn_image_do_not_count(tmp_path: Path
     whole = contents(folder)
     rows = manifest.read(folder, "cifar100")["images"]
     lines = [json.dumps(line) for line in ({"fingerprint": good.fingerprint}, *rows[:5])]
-    (folder / JOURNAL).write_text("\n".join(lines) + '\n{"part": "train", "fi')
+    (folder / manifest.JOURNAL).write_text("\n".join(lines) + '\n{"part": "train", "fi')
     (folder / manifest.NAME).unlink()
     (folder / rows[2]["file"]).write_bytes(b"\x89PNG")
     (folder / "images/train/.000007.png.tmp").write_bytes(b"half")

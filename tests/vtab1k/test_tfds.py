@@ -141,6 +141,20 @@ def test_the_newest_version_of_the_right_major_one_is_taken(tmp_path: Path) -> N
     assert tfds.find("dmlab", tmp_path) is None
 
 
+def test_the_pets_of_a_tfds_that_no_longer_makes_vtabs_version_are_taken(tmp_path: Path) -> None:
+    # TFDS 4.9.10 knows 4.0.0 alone, whose keys and labels are those of 3.2.0.
+    (tmp_path / "oxford_iiit_pet" / "4.0.0").mkdir(parents=True)
+    assert tfds.find("oxford_iiit_pet", tmp_path) == tmp_path / "oxford_iiit_pet" / "4.0.0"
+    (tmp_path / "oxford_iiit_pet" / "3.2.0").mkdir()
+    assert tfds.find("oxford_iiit_pet", tmp_path) == tmp_path / "oxford_iiit_pet" / "3.2.0"
+
+
+def test_tfds_is_asked_for_pets_that_it_still_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'no version 3\.\*\.\* or 4\.\*\.\*, .*builder\("oxford_iiit_pet:4\.\*\.\*"'):
+        tfds.select("oxford_iiit_pet", tmp_path)
+
+
 def test_a_missing_folder_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: None)
     command = re.escape(f'builder("sun397/tfds:4.*.*", data_dir="{tmp_path}").download_and_prepare()')

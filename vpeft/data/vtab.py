@@ -49,9 +49,11 @@ def read(folder: Path, name: str, split: Literal["train800", "train800val200"]) 
 
 
 def _origin(folder: Path, name: str) -> dict[str, Any]:
-    if not (folder / manifest.NAME).is_file():
+    content = manifest.read(folder, name) if (folder / manifest.NAME).is_file() else None
+    if (folder / manifest.JOURNAL).exists():
+        raise ValueError(f"The export of {name} was stopped before {folder} was whole. {manifest.remedy(folder, name)}")
+    if content is None:
         return {"source": None, "exact": None, "manifest": None, "pixels": None}
-    content = manifest.read(folder, name)
     manifest.check_lists(folder, content, name)
     told = {key: content[key] for key in ("source", "lossy", "exact", "pixels")}
     return told | {"manifest": content["sha256"]}

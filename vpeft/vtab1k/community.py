@@ -47,6 +47,8 @@ def adopt(
     if folder is None:
         names = " or ".join(f"'{name}'" for name in dict.fromkeys((VTAB[task].folder or task, task)))
         raise ValueError(f"{task}: {source} has no folder {names} with train800.txt and the other lists.")
+    place = root / task if root else folder
+    _refuse_other(place, task)
     rows, warning = _listed(folder, task)
     done = 0
     for facts in in_chunks(partial(file_facts, folder), [row["file"] for row in rows], workers):
@@ -59,9 +61,20 @@ def adopt(
         warnings.warn(warning, stacklevel=2)
     lossy = any(vtab.is_jpeg(row["file"]) for row in rows)
     about = {"source": "community", "lossy": lossy, "folder": str(folder.resolve()) if root else None}
-    place = root / task if root else folder
     manifest.write(place, task, rows, about, exact=None, classes=len(VTAB[task].classes))
     return place
+
+
+def _refuse_other(place: Path, task: str) -> None:
+    try:
+        source = manifest.read(place, task)["source"]
+    except (FileNotFoundError, ValueError):
+        return
+    if source != "community":
+        raise ValueError(
+            f"{task}: {place} holds a task that was made from {source}, whose {manifest.NAME} would be overwritten; "
+            "--verify checks it. For a community folder choose another --root."
+        )
 
 
 def _listed(folder: Path, task: str) -> tuple[list[Row], str | None]:

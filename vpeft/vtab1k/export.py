@@ -21,10 +21,9 @@ from vpeft.data.tables import VTAB
 from vpeft.fetch import write_atomic
 from vpeft.vtab1k import manifest
 from vpeft.vtab1k.parallel import in_chunks
-from vpeft.vtab1k.reference import index_differs
+from vpeft.vtab1k.reference import is_published
 from vpeft.vtab1k.selection import Chosen, Selection, as_image, check_label, pixel_hash
 
-JOURNAL = ".export.jsonl"
 _LEVEL = 3  # of zlib: the files are 10 % larger than at 6, and photographs are written 1.5 times as fast
 
 Progress = Callable[[int, int], None]
@@ -65,8 +64,8 @@ def _finish(folder: Path, selection: Selection, done: dict[str, Row]) -> None:
     order = {"train": 0, "val": 1, "test": 2}
     rows = sorted(done.values(), key=lambda row: (order[row["part"]], row["file"]))
     task = selection.task
-    exact = not index_differs(task, rows)
-    if not exact:
+    exact = is_published(task, rows)
+    if exact is False:
         warnings.warn(
             f"The images of {task} are not those of the index that VPT's authors published; results from them may "
             "differ from published ones.",
@@ -75,7 +74,7 @@ def _finish(folder: Path, selection: Selection, done: dict[str, Row]) -> None:
     more = {"exact": exact, "classes": len(VTAB[task].classes), "fingerprint": selection.fingerprint}
     manifest.write(folder, task, rows, selection.facts, **more)
     manifest.write_lists(folder, rows)
-    (folder / JOURNAL).unlink()
+    (folder / manifest.JOURNAL).unlink()
 
 
 def _whole(folder: Path, task: str) -> bool:
@@ -83,7 +82,7 @@ def _whole(folder: Path, task: str) -> bool:
         manifest.check_lists(folder, manifest.read(folder, task), task)
     except (FileNotFoundError, ValueError):
         return False
-    return not (folder / JOURNAL).exists()
+    return not (folder / manifest.JOURNAL).exists()
 
 
 def _kept(folder: Path, selection: Selection) -> dict[str, Row]:
@@ -92,10 +91,10 @@ def _kept(folder: Path, selection: Selection) -> dict[str, Row]:
     try:
         content = manifest.read(folder, selection.task)
     except FileNotFoundError:
-        pass
+        _refuse_lists(folder, selection.task)
     except ValueError:
-        # Its rows cannot be trusted; every image is made again from the source.
-        (folder / manifest.NAME).unlink()
+        # Its rows cannot be trusted; every image is made again from the source, and until then the loader refuses it.
+        pass
     else:
         if content.get("fingerprint") != selection.fingerprint:
             raise ValueError(
@@ -109,6 +108,15 @@ def _kept(folder: Path, selection: Selection) -> dict[str, Row]:
     return {file: row for file, row in kept.items() if _size(folder / file) == row["bytes"]}
 
 
+def _refuse_lists(folder: Path, task: str) -> None:
+    lists = [name for name in manifest.PARTS if (folder / f"{name}.txt").exists()]
+    if lists and not (folder / manifest.JOURNAL).exists():
+        raise ValueError(
+            f"{folder} has {lists[0]}.txt and no {manifest.NAME}: it holds {task} from somewhere else, such as a "
+            "community folder, whose lists would be overwritten. Choose another --root, or move the folder away."
+        )
+
+
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
@@ -118,7 +126,8 @@ def _size(path: Path) -> int | None:
 
 def _journal(folder: Path, selection: Selection) -> list[Row]:
     try:
-        lines = (folder / JOURNAL).read_bytes().split(b"\n")[:-1]  # after the last line break is what a kill tore
+        # After the last line break is what a kill tore.
+        lines = (folder / manifest.JOURNAL).read_bytes().split(b"\n")[:-1]
         found = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return []
@@ -128,7 +137,7 @@ def _journal(folder: Path, selection: Selection) -> list[Row]:
 
 def _start(folder: Path, selection: Selection, rows: Sequence[Row]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in ({"fingerprint": selection.fingerprint}, *rows))
-    write_atomic(folder / JOURNAL, text.encode())
+    write_atomic(folder / manifest.JOURNAL, text.encode())
     for part in ("train", "val", "test"):
         images = folder / "images" / part
         images.mkdir(parents=True, exist_ok=True)
@@ -137,7 +146,7 @@ def _start(folder: Path, selection: Selection, rows: Sequence[Row]) -> None:
 
 
 def _note(folder: Path, rows: Sequence[Row]) -> None:
-    with (folder / JOURNAL).open("a") as file:
+    with (folder / manifest.JOURNAL).open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -19,6 +19,7 @@ import vpeft
 from vpeft.fetch import write_atomic
 
 NAME = "manifest.json"
+JOURNAL = ".export.jsonl"  # of images that are made, until the task is whole
 FORMAT = "vpeft-vtab1k-1"
 PARTS = {"train800": ("train",), "val200": ("val",), "train800val200": ("train", "val"), "test": ("test",)}
 
@@ -106,11 +107,11 @@ def read(folder: Path, task: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). {_remedy(folder, task)}") from error
+        raise ValueError(f"{path} is damaged ({error}). {remedy(folder, task)}") from error
     if content.get("format") != FORMAT:
-        raise ValueError(f"{path} has the format '{content.get('format')}' and not {FORMAT}. {_remedy(folder, task)}")
+        raise ValueError(f"{path} has the format '{content.get('format')}' and not {FORMAT}. {remedy(folder, task)}")
     if not same:
-        raise ValueError(f"{path} was changed after it was written: its sha256 differs. {_remedy(folder, task)}")
+        raise ValueError(f"{path} was changed after it was written: its sha256 differs. {remedy(folder, task)}")
     if content["task"] != task:
         raise ValueError(f"{path} is of the task '{content['task']}' and not of '{task}'; the folder was renamed.")
     return content
@@ -125,12 +126,13 @@ def check_lists(folder: Path, content: Mapping[str, Any], task: str) -> None:
     for name, sha256 in content["lists"].items():
         path = folder / f"{name}.txt"
         if not path.is_file():
-            raise ValueError(f"{path} is missing. {_remedy(folder, task)}")
+            raise ValueError(f"{path} is missing. {remedy(folder, task)}")
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise ValueError(f"{path} is not the list that {NAME} was made with. {_remedy(folder, task)}")
+            raise ValueError(f"{path} is not the list that {NAME} was made with. {remedy(folder, task)}")
 
 
-def _remedy(folder: Path, task: str) -> str:
+def remedy(folder: Path, task: str) -> str:
+    """What makes a task's folder whole again, for messages."""
     return (
         f"Run the command that made it again (python data_prep/vtab1k.py --tasks {task} --root {folder.parent} "
         "--source ...): what is sound is kept."

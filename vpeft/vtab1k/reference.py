@@ -137,6 +137,17 @@ def index_differs(task: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[st
     return found
 
 
+def is_published(task: str, rows: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether the choice is that of the index; None where names that the index has were not stored.
+
+    Tasks that are not in the index have no names, and follow the rule by which they were cut.
+    """
+    if index_differs(task, rows):
+        return False
+    named = all(row["key"] is not None for row in rows if row["part"] != "test")
+    return True if named or task not in CHOICE else None
+
+
 def names_hash(names: Iterable[str]) -> str:
     """A hash of names in any order."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()

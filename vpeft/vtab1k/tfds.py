@@ -52,12 +52,24 @@ class Prepared:
         major: VTAB's major version; later minor ones hold the same data.
         label: From the fields of a record.
         gain: What pixel values are multiplied by.
+        later: A later major version with the same keys and labels, which current releases of TFDS make instead.
     """
 
     path: str
     major: int
     label: Callable[[Fields], int] = _LABEL
     gain: int = 1
+    later: int | None = None
+
+    @property
+    def version(self) -> str:
+        """What TFDS is asked for."""
+        return f"{self.path}:{self.later or self.major}.*.*"
+
+    @property
+    def accepted(self) -> str:
+        """The versions in words."""
+        return f"{self.major}.*.*" + (f" or {self.later}.*.*" if self.later else "")
 
 
 def _dsprites(attribute: str, task: str) -> Prepared:
@@ -69,7 +81,8 @@ PREPARED: dict[str, Prepared] = {
     "cifar100": Prepared("cifar100", 3),
     "dtd": Prepared("dtd", 3),
     "oxford_flowers102": Prepared("oxford_flowers102", 2),
-    "oxford_iiit_pet": Prepared("oxford_iiit_pet", 3),
+    # 4.0.0 stores twelve images again as JPEG; it is taken where there is no 3.*.*.
+    "oxford_iiit_pet": Prepared("oxford_iiit_pet", 3, later=4),
     "sun397": Prepared("sun397/tfds", 4),
     "svhn": Prepared("svhn_cropped", 3),
     "patch_camelyon": Prepared("patch_camelyon", 2),
@@ -111,14 +124,17 @@ def select(task: str, folder: Path) -> Selection:
 
 
 def find(task: str, folder: Path) -> Path | None:
-    """The folder of the newest prepared version that VTAB accepts."""
+    """The folder of the newest prepared version that VTAB accepts, of VTAB's major one if there is any."""
     data = PREPARED[task]
-    versions = [
-        (tuple(map(int, child.name.split("."))), child)
-        for child in (folder / data.path).glob(f"{data.major}.*.*")
-        if re.fullmatch(r"\d+\.\d+\.\d+", child.name) and child.is_dir()
-    ]
-    return max(versions)[1] if versions else None
+    for major in (data.major, data.later):
+        versions = [
+            (tuple(map(int, child.name.split("."))), child)
+            for child in (folder / data.path).glob(f"{major}.*.*")
+            if re.fullmatch(r"\d+\.\d+\.\d+", child.name) and child.is_dir()
+        ]
+        if versions:
+            return max(versions)[1]
+    return None
 
 
 def prepare(task: str, folder: Path) -> Path:
@@ -128,24 +144,24 @@ def prepare(task: str, folder: Path) -> Path:
         ValueError: TFDS is not installed, or says no; tells what to run.
     """
     data = PREPARED[task]
-    builder = f'tensorflow_datasets.builder("{data.path}:{data.major}.*.*", data_dir="{folder}")'
+    builder = f'tensorflow_datasets.builder("{data.version}", data_dir="{folder}")'
     how = (
         f"In an environment with tensorflow and tensorflow-datasets run: python -c 'import tensorflow_datasets; "
         f"{builder}.download_and_prepare()'; it need not be this environment. Or use --source originals."
     )
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise ValueError(
-            f"{task}: {folder / data.path} has no version {data.major}.*.*, and TFDS is not installed. {how}"
+            f"{task}: {folder / data.path} has no version {data.accepted}, and TFDS is not installed. {how}"
         )
     try:
         import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
 
-        tfds.builder(f"{data.path}:{data.major}.*.*", data_dir=str(folder)).download_and_prepare()
+        tfds.builder(data.version, data_dir=str(folder)).download_and_prepare()
     except Exception as error:  # whatever TFDS, TensorFlow or the network raise
         raise ValueError(f"{task}: TFDS could not prepare {data.path} in {folder}: {error}. {how}") from error
     if place := find(task, folder):
         return place
-    raise ValueError(f"{task}: TFDS prepared {data.path}, but {folder} has no version {data.major}.*.* of it.")
+    raise ValueError(f"{task}: TFDS prepared {data.path}, but {folder} has no version {data.accepted} of it.")
 
 
 def _shards(place: Path, split: str) -> list[tuple[Stored, int]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import shutil
-import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from tests.vtab1k.readers import fakes
 from tests.vtab1k.readers.parts import write_zip
 from vpeft.fetch import fetch_wheel
-from vpeft.vtab1k.readers import READERS, patch_camelyon, reader, sun397
+from vpeft.vtab1k.readers import READERS, reader, sun397
 from vpeft.vtab1k.source import locate
 
 TASKS = [task for task in READERS if hasattr(fakes, READERS[task])]
@@ -72,6 +73,15 @@ def caltech101_without_a_class(folder: Path) -> None:
 
 def caltech101_leaving(folder: Path) -> None:
     fakes.caltech101(folder, {"../ant/image_0001.jpg": b"-"})
+
+
+def caltech101_link(folder: Path) -> None:
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as opened:
+        info = tarfile.TarInfo("101_ObjectCategories/ant/image_0001.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        opened.addfile(info)
+    write_zip(folder / "caltech-101.zip", {"caltech-101/101_ObjectCategories.tar.gz": inner.getvalue()})
 
 
 def caltech101_cut(folder: Path) -> None:
@@ -152,7 +162,7 @@ def pcam_cut(folder: Path) -> None:
 
 def pcam_text(folder: Path) -> None:
     fakes.patch_camelyon(folder)
-    (folder / "camelyonpatch_level_2_split_train_y.h5").write_bytes(b"no HDF5")
+    (folder / "camelyonpatch_level_2_split_train_y.h5.gz").write_bytes(gzip.compress(b"no HDF5"))
 
 
 def eurosat_class(folder: Path) -> None:
@@ -231,6 +241,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
     ("caltech101", caltech101, "29 files in the folder ant; 30 are drawn"),
     ("caltech101", caltech101_without_a_class, "101 classes .* and not 102; it is incomplete"),
     ("caltech101", caltech101_leaving, r"'\.\./ant/image_0001\.jpg', which leads out of the archive"),
+    ("caltech101", caltech101_link, r"ant/image_0001\.jpg', which is a link or a device"),
     ("caltech101", caltech101_cut, "is not a whole tar archive"),
     ("dtd", dtd, "holds no 'dtd/images/banded/banded_0002.jpg'"),
     ("dtd", dtd_without_a_list, "holds no 'dtd/labels/val1.txt'"),
@@ -278,13 +289,6 @@ def test_an_image_that_is_none_is_refused_when_it_is_asked_for(tmp_path: Path) -
     broken = next(e for e in reader("eurosat").read(tmp_path, "eurosat")["train"] if e.key == "Forest_Forest_9.jpg")
     with pytest.raises(ValueError, match=r"'2750/Forest/Forest_9\.jpg' in .*EuroSAT\.zip is not a whole image"):
         broken.image()
-
-
-def test_without_h5py_patch_camelyon_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fakes.patch_camelyon(tmp_path)
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ValueError, match="pip install h5py, or the extra `data`"):
-        patch_camelyon.read(tmp_path, "patch_camelyon")
 
 
 def test_the_published_lists_of_sun397_are_whole() -> None:

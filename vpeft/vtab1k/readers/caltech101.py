@@ -22,10 +22,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from vpeft.fetch import stays_inside
-from vpeft.vtab1k.archives import Archive
+from vpeft.vtab1k.archives import Archive, decode
 from vpeft.vtab1k.readers.members import ranks
 from vpeft.vtab1k.source import Example, Needed, locate
 
@@ -62,7 +61,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
             raise ValueError(f"{archive.path} has {len(files)} files in the folder {name}; {_TRAIN} are drawn of each.")
         drawn = set(draw.choice(files, _TRAIN, replace=False).tolist())
         for file in (file for file in files if file.endswith(".jpg")):
-            image = partial(_image, f"{name}/{file}", folders[name][file])
+            image = partial(decode, folders[name][file], f"'{name}/{file}' of Caltech 101")
             splits["train" if file in drawn else "test"].append(Example(f"{name}/{file}", label[name.lower()], image))
     return splits
 
@@ -78,18 +77,14 @@ def _files(archive: Archive) -> dict[PurePosixPath, bytes]:
                         f"{_INNER} in {archive.path} has the member '{info.name}', which leads out of the archive; "
                         "it is not used."
                     )
+                if not (info.isfile() or info.isdir()):
+                    raise ValueError(
+                        f"{_INNER} in {archive.path} has the member '{info.name}', which is a link or a device; "
+                        "Caltech 101 has none, so it is not used."
+                    )
                 name = PurePosixPath(info.name)
                 if len(name.parts) == 3 and (stored := opened.extractfile(info)):
                     files[name] = stored.read()
             return files
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{_INNER} in {archive.path} is not a whole tar archive ({error}); fetch it again.") from error
-
-
-def _image(key: str, data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"'{key}' of Caltech 101 is not a whole image ({error}).") from error
-    return image

@@ -75,12 +75,26 @@ def _unpacked(archive: Path) -> Path:
         with gzip.open(archive) as packed, path.open("wb") as file:
             shutil.copyfileobj(packed, file, 1 << 20)
 
-    if not target.exists():
+    if not _is_of(target, archive):
         try:
             write_atomic(target, unpack)
         except (EOFError, zlib.error) as error:
             raise ValueError(f"{archive} is not a whole gzip file ({error}); fetch it again.") from error
     return target
+
+
+def _is_of(target: Path, archive: Path) -> bool:
+    """Whether a file holds what is packed in an archive: by the checksum and the size at the end of a gzip file."""
+    with archive.open("rb") as packed:
+        packed.seek(-min(8, archive.stat().st_size), os.SEEK_END)
+        told = packed.read()
+    if not target.exists() or told[4:] != (target.stat().st_size & 0xFFFFFFFF).to_bytes(4, "little"):
+        return False
+    crc = 0
+    with target.open("rb") as file:
+        while block := file.read(1 << 24):
+            crc = zlib.crc32(block, crc)
+    return told[:4] == crc.to_bytes(4, "little")
 
 
 def _image(path: Path, place: int) -> np.ndarray:
