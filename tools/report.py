@@ -22,20 +22,24 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--figures", metavar="DIR", type=Path, help="also write the figures as SVG, for the Markdown")
     arguments = parser.parse_args(argv)
 
+    written = {kind: getattr(arguments, kind) for kind in ("html", "markdown", "csv", "latex")}
+
+    from vpeft.fetch import write_atomic
     from vpeft.results import page, records, render, report
 
+    render.check_files(written, arguments.runs)
     found = report.build(arguments.runs, cli.words(arguments.task), cli.words(arguments.method))
     render.terminal(found)
     pictures = render.pictures(found, arguments.figures, arguments.markdown) if arguments.figures else []
     command = shlex.join(["python", "tools/report.py", *argv])
-    for file, write in (
-        (arguments.html, lambda: page.html(found, command)),
-        (arguments.markdown, lambda: render.markdown(found, pictures)),
-        (arguments.csv, lambda: records.as_csv(found.records)),
-        (arguments.latex, lambda: render.latex(found)),
+    for kind, write in (
+        ("html", lambda: page.html(found, command)),
+        ("markdown", lambda: render.markdown(found, pictures)),
+        ("csv", lambda: records.as_csv(found.records)),
+        ("latex", lambda: render.latex(found)),
     ):
-        if file:
-            file.write_text(write(), encoding="utf-8")
+        if written[kind]:
+            write_atomic(written[kind], write().encode())
 
 
 if __name__ == "__main__":

@@ -65,3 +65,5 @@ def test_what_a_row_says_is_no_markup(made):
     text = render.markdown(made([row(method=[{"name": "<script>alert(1)</script>"}], git="a|b")]))
     assert "<script" not in text
     assert "a\\|b" in text
+    searched = row() | {"tuning": {"grid": {"<img src=x>": [1]}, "chosen": {"<img src=x>": 1}, "members": []}}
+    assert "<img" not in render.markdown(made([searched]))

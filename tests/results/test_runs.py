@@ -70,6 +70,31 @@ def test_damaged_lines_are_named_with_file_and_line(tmp_path):
     assert notes[2].endswith("test accuracy is 77, not a fraction from 0 to 1; it is left out.")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"seed": "x"}, {"task": 3}, {"task": None}, {"method": [{"name": None}]}, {"method": []}),
+        *({"preprocessing__resize": ["a"]}, {"parameters__method": float("inf")}),
+    ],
+)
+def test_a_row_of_another_form_is_named_and_the_others_are_reported(changes, tmp_path):
+    file = tmp_path / "results.jsonl"
+    made = row(**{key: value for key, value in changes.items() if key not in ("seed", "task")})
+    made |= {key: value for key, value in changes.items() if key in ("seed", "task")}
+    file.write_text("".join(f"{json.dumps(one)}\n" for one in (row(), made)))
+    found = report.build([tmp_path])
+    (note,) = found.notes
+    assert note.startswith(f"{file}, line 2: a result row ")
+    assert note.endswith("it is left out.")
+    assert lines(found, 1)["lora"] == ["1", "50.00"]
+
+
+def test_what_is_no_finite_number_was_not_measured(tmp_path):
+    made = row() | {"test": {"accuracy": 0.5, "ece": float("nan")}, "device": {"name": "cpu", "threads": float("inf")}}
+    (tmp_path / "results.jsonl").write_text(json.dumps(made) + "\n")
+    assert not any("calibration" in table.title for table in report.build([tmp_path]).sections[0].tables)
+
+
 def test_several_files_and_folders_are_read_once_each(tmp_path):
     append_row(tmp_path / "a" / "results.jsonl", row("svhn"))
     append_row(tmp_path / "b" / "c" / "results.jsonl", row("dtd"))

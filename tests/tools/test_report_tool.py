@@ -40,3 +40,26 @@ def test_filters_are_comma_separated(tool, tmp_path):
 def test_wrong_input_is_one_sentence(tool, tmp_path):
     ended = tool("report", tmp_path)
     assert (ended.code, ended.err) == (2, f"error: {tmp_path} holds no results.jsonl, nor does a folder below it.\n")
+
+
+def test_rows_are_not_written_over(tool, tmp_path):
+    rows = tmp_path / "results.jsonl"
+    append_row(rows, whole()[0])
+    before = rows.read_bytes()
+    for words, told in (
+        ((rows, "--csv", rows), f"--csv {rows} would overwrite result rows; give a file of its own"),
+        ((tmp_path, "--html", tmp_path), f"--html {tmp_path} is a folder; give a file"),
+        ((tmp_path, "--html", tmp_path / "a", "--csv", tmp_path / "a"), "--html and --csv are both"),
+    ):
+        ended = tool("report", *words)
+        assert ended.code == 2
+        assert told in ended.err
+    assert rows.read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["results.jsonl"]
+
+
+def test_a_folder_for_the_report_is_made(tool, tmp_path):
+    append_row(tmp_path / "results.jsonl", whole()[0])
+    ended = tool("report", tmp_path, "--csv", tmp_path / "new" / "report.csv")
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "new" / "report.csv").read_text().startswith("kind,")

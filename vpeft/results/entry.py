@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -155,11 +156,12 @@ class Entry:
 
 
 def number(row: Mapping[str, Any], *keys: str) -> float | None:
-    """A number deep in a row; None where it is missing or something else."""
+    """A finite number deep in a row; None where it is missing or something else."""
     value: Any = row
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if finite else None
 
 
 def _machine(row: Mapping[str, Any]) -> Machine | None:

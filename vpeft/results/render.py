@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vpeft.results.report import Report
 from vpeft.results.tables import Table, shortened
+from vpeft.schema import ConfigError
 
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -84,7 +85,7 @@ def markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
             prose = {0, *(table.columns.index(name) for name in table.words)}
             rule = [":--" if number in prose else "--:" for number in range(len(table.columns))]
             rows = [list(map(_cell, table.columns)), rule, *(list(map(_cell, row)) for row in chain(*table.parts))]
-            lines += [f"### {table.title}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
+            lines += [f"### {_prose(table.title)}", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
             lines += [_prose(table.note), ""] if table.note else []
         for figure, link in zip(section.figures, pictures[number] if pictures else (), strict=False):
             lines += [f"### {_prose(figure.title)}", "", f"![{_prose(figure.title)}]({link})", ""]
@@ -156,3 +157,27 @@ def pictures(report: Report, folder: Path, markdown_file: Path | None) -> list[l
             start = (markdown_file or Path("report.md")).absolute().parent
             links[-1].append(quote(Path(os.path.relpath(file.absolute(), start)).as_posix()))
     return links
+
+
+def check_files(written: Mapping[str, Path | None], read: Sequence[Path]) -> None:
+    """Refuse to write a report over rows, or one form of it over another.
+
+    Args:
+        written: Where each form goes, by its option.
+        read: Files and folders of rows.
+
+    Raises:
+        ConfigError: A file is one of rows, a folder, or there twice.
+    """
+    rows = {path.resolve() for path in read}
+    taken: dict[Path, str] = {}
+    for kind, file in written.items():
+        if file is None:
+            continue
+        if file.is_dir():
+            raise ConfigError(f"command line: --{kind} {file} is a folder; give a file")
+        if file.resolve() in rows or file.name == "results.jsonl":
+            raise ConfigError(f"command line: --{kind} {file} would overwrite result rows; give a file of its own")
+        if other := taken.get(file.resolve()):
+            raise ConfigError(f"command line: --{other} and --{kind} are both {file}; give each a file of its own")
+        taken[file.resolve()] = kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -66,14 +67,20 @@ def _files(path: Path) -> list[Path]:
 def _fault(row: Mapping[str, Any]) -> str | None:
     """Why a mapping is no result row, or None."""
     try:
-        setting_of(row)
+        setting = setting_of(row)
         fingerprint(row)
+        words = [value for value in vars(setting).values() if not isinstance(value, bool)]
+        words += [row["task"], *(spec["name"] for spec in row["method"])]
+        if not all(isinstance(word, str) for word in words) or not isinstance(row["seed"], int):
+            return "a result row of another form (its task, seed, method or setting is no text or number)"
         counts = [row["parameters"][name] + 0 for name in ("method", "adopted")]
         if "suite" in row:
             _ = row["suite"]["method"], row["suite"]["code"]
         accuracy, names = row["test"]["accuracy"], [spec["name"] for spec in row["method"]]
-        if not 0 <= accuracy <= 1 or min(counts) < 0 or not names:
+        if not 0 <= accuracy <= 1:
             return f"test accuracy is {accuracy}, not a fraction from 0 to 1"
+        if not names or not all(0 <= count < math.inf for count in counts):
+            return f"a result row with {len(names)} methods and {' and '.join(map(str, counts))} trained parameters"
     except KeyError as error:
         return f"a result row without {error}"
     except (TypeError, AttributeError, ValueError) as error:
