@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from tests.runs import tiny_config, write_images
 from vpeft.config import to_yaml
 from vpeft.results import read_rows
-from vpeft.slurm.cluster import environment, launched
+from vpeft.slurm.cluster import Place, environment, launched, place
 
 ROOT = Path(__file__).parents[2]
 # As sbatch and salloc set them, and what srun adds.
@@ -55,6 +55,14 @@ def variables(monkeypatch):
 )
 def test_only_what_srun_started_is_a_task(values, is_task):
     assert launched(values) is is_task
+
+
+def test_tasks_that_srun_started_together_know_each_other():
+    start = {"SLURM_RESTART_COUNT": "2"}
+    assert place(TASK | start) == Place(1, "7-2-0")
+    assert place(TASK | start | {"SLURM_PROCID": "0"}) == Place(0, "7-2-0")
+    assert place(TASK | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert place(SCRIPT) is None
 
 
 @pytest.mark.parametrize("values", [{}, JOB, SCRIPT, SHELL])

@@ -43,6 +43,25 @@ def test_final_items_wait_for_the_jobs_of_the_tuning_items(write, ask, submitted
     assert "final: 2 items in job 102" in capsys.readouterr().out
 
 
+def test_a_job_has_the_processes_of_its_run(write, ask, submitted):
+    words = ["--launcher", "slurm", "--train.devices", "2", "--train.nodes", "2"]
+    with pytest.raises(
+        ConfigError,
+        match=r"^command line: lora has train.devices 2 and train.nodes 2, .* --slurm.tasks 1 and --slurm.nodes 2; ",
+    ):
+        command.run(ask(write("lora"), *words, "--slurm.nodes", "2"))
+    assert not submitted
+    assert command.run(ask(write("lora"), *words, "--slurm.nodes", "2", "--slurm.tasks", "2")) == 0
+    (final,) = submitted
+    assert (final.options.nodes, final.options.tasks) == (2, 2)
+
+
+def test_retries_of_a_file_of_options_hold(write, ask, submitted, tmp_path):
+    (tmp_path / "lab.yaml").write_text("retries: 7\n")
+    assert command.run(ask(write("lora"), "--launcher", "slurm", "--slurm.file", str(tmp_path / "lab.yaml"))) == 0
+    assert submitted[0].options.retries == 7
+
+
 def test_an_option_that_slurm_has_not_is_refused_before_anything_is_planned():
     words = ["configs/vtab/lora.yaml", "--launcher", "slurm", "--slurm.partitoin", "gpu"]
     with pytest.raises(ConfigError, match=r"there is no slurm.partitoin; did you mean 'partition'"):

@@ -49,6 +49,11 @@ def test_seeds_are_a_number_or_a_list():
         ([LORA, "--seeds", "x"], "--seeds must be how many, or seeds such as 0,1,2, not 'x'"),
         ([LORA, "--seeds", "0"], "--seeds must be how many, or seeds such as 0,1,2, not '0'"),
         ([LORA, "--seeds", "1,1"], "--seeds names 1 twice"),
+        ([LORA, "--seeds", "4294967296,"], "--seeds 4294967296: a seed must be below 4294967296"),
+        (
+            [LORA, "--seeds", "20261130"],
+            "--seeds 20261130: a number of seeds is below 10000; one seed alone is",
+        ),
         ([LORA, "--jobs", "0"], "a whole number of at least 1 is expected, not '0'"),
         ([LORA, "--launcher", "lsf"], "invalid choice: 'lsf'"),
         ([LORA, "--data.task", "digits"], "--data.task is set by the suite; give --tasks"),
@@ -80,7 +85,8 @@ def test_a_wrong_command_line_is_one_sentence(words, sentence):
         ([LORA, LORA], "two configs are called lora.yaml, and methods are told apart by that"),
         ([LORA, "--sweep", "lr", "--train.selection", "best_val"], "train.selection best_val"),
         (["configs/multitask/mtlora.yaml"], "this is for kind classification"),
-        ([LORA, "--train.devices", "2"], "train.devices is 2, and the local launcher gives each run one"),
+        ([LORA, "--train.devices", "2"], "train.devices is 2 and train.nodes 1, and the local launcher gives each"),
+        ([LORA, "--train.nodes", "2"], "train.devices is 1 and train.nodes 2, and the local launcher gives each run"),
     ],
 )
 def test_a_plan_that_cannot_work_is_one_sentence(words, sentence):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -46,6 +47,27 @@ def environment(devices: int, nodes: int) -> ClusterEnvironment:
     # `vpeft.slurm.job` queues a job again, after `LastCheckpoint` has saved. Lightning's own requeueing writes a
     # checkpoint between two micro-batches, and in a place of its own.
     return SLURMEnvironment(auto_requeue=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task among others.
+
+    Args:
+        rank: Of this process, from 0.
+        start: Tells this start of these processes from every other.
+    """
+
+    rank: int
+    start: str
+
+
+def place(variables: Mapping[str, str] = os.environ) -> Place | None:
+    """Where this process stands among the tasks that srun started together; None where it is alone."""
+    if not launched(variables) or variables.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        return None
+    words = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID")
+    return Place(int(variables["SLURM_PROCID"]), "-".join(variables.get(word, "0") for word in words))
 
 
 def settle_rank() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpeft.config import ConfigError
+from vpeft.config import COMMAND_LINE, ConfigError
 from vpeft.fetch import write_atomic
 from vpeft.suite import board, code, plan, show
 from vpeft.suite.choice import SETTLED
@@ -25,8 +25,13 @@ def run(request: Request) -> int:
 
     Returns:
         The exit code: 0 when all is done, 1 when a member failed or could not be chosen for, 128 + a signal's number.
+
+    Raises:
+        ConfigError: A file, a setting or a swept value is wrong.
     """
     members = plan.build(request)
+    if request.launcher == "slurm":
+        _check_tasks(request, members)
     folder = SuiteFolder(request.output)
     found = states(folder, members, code.identity())
     todo = [one for one in members if _is_open(found[one.id], request.rerun == "stale")]
@@ -91,8 +96,8 @@ def _submit(request: Request, folder: SuiteFolder, items: Sequence[Item]) -> int
     """Two arrays, the final one after the tuning one."""
     from vpeft import slurm
 
-    options = slurm.options(request.slurm, "command line")
-    if "retries" not in dict(request.slurm):
+    options = slurm.options(request.slurm, COMMAND_LINE)
+    if "retries" not in dict(request.slurm) and not options.retries:  # nor in a file of options
         options = dataclasses.replace(options, retries=request.retries)
     rerun = ["--rerun", "stale"] if request.rerun else []
     command = [sys.executable, "-m", "vpeft.suite.worker", str(folder.path.absolute()), "{index}", *rerun]
@@ -110,6 +115,21 @@ def _submit(request: Request, folder: SuiteFolder, items: Sequence[Item]) -> int
         print(f"{phase}: {len(indices)} items in {'job' if len(jobs) == 1 else 'jobs'} {', '.join(jobs) or 'none'}")
     print(f"How it stands: python tools/suite.py --status {folder.path}")
     return 0
+
+
+def _check_tasks(request: Request, members: Sequence[Member]) -> None:
+    """Refuse members whose jobs would be refused, each for itself and after it has waited."""
+    from vpeft import slurm
+
+    options = slurm.options(request.slurm, COMMAND_LINE)
+    for one in members:
+        devices, nodes = one.settings["train"]["devices"], one.settings["train"]["nodes"]
+        if nodes != options.nodes or devices not in (options.tasks, -1):
+            raise ConfigError(
+                f"{COMMAND_LINE}: {one.method} has train.devices {devices} and train.nodes {nodes}, which is one task "
+                f"a device, and a job has --slurm.tasks {options.tasks} and --slurm.nodes {options.nodes}; give equal "
+                "numbers"
+            )
 
 
 def _jobs(folder: SuiteFolder, indices: set[int]) -> list[str]:

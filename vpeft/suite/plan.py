@@ -126,10 +126,10 @@ def _config(request: Request, tree: dict[str, Any], file: str, task: str) -> Con
     from vpeft import run
 
     run.check(config)
-    if config.train.devices != 1 and request.launcher == "local":
+    if request.launcher == "local" and (config.train.devices, config.train.nodes) != (1, 1):
         raise ConfigError(
-            f"{file}: train.devices is {config.train.devices}, and the local launcher gives each run one; "
-            "several runs at once are --jobs"
+            f"{file}: train.devices is {config.train.devices} and train.nodes {config.train.nodes}, and the local "
+            "launcher gives each run one device; several runs at once are --jobs"
         )
     return config
 

@@ -16,6 +16,7 @@ from vpeft.suite import sweep
 
 PROG = "tools/suite.py"
 LAUNCHERS = ("local", "slurm")
+_MOST_SEEDS = 10_000
 # Settings of tools/train.py that a suite sets itself, and what to give instead.
 _INSTEAD = {
     "data.task": "--tasks",
@@ -169,6 +170,9 @@ def _seeds(text: str) -> list[int]:
     words = cli.words(text)
     if not words or not all(word.isdecimal() for word in words) or words == ["0"]:
         raise ConfigError(f"{COMMAND_LINE}: --seeds must be how many, or seeds such as 0,1,2, not '{text}'")
+    if too_large := [word for word in words if int(word) >= (2**32 if "," in text else _MOST_SEEDS)]:
+        what = "a seed must be below 4294967296" if "," in text else f"a number of seeds is below {_MOST_SEEDS}"
+        raise ConfigError(f"{COMMAND_LINE}: --seeds {too_large[0]}: {what}; one seed alone is written with a comma, 7,")
     if "," not in text:
         return list(range(int(text)))
     return _distinct([int(word) for word in words], "seeds")

@@ -17,10 +17,11 @@ from vpeft.suite import code
 from vpeft.suite.choice import SETTLED, Incomplete, choose
 from vpeft.suite.folder import SuiteFolder
 from vpeft.suite.members import Item, Member, with_values
+from vpeft.suite.peers import Peers
 from vpeft.suite.states import State, states
 from vpeft.tasks.timing import forget_peak
 
-# How a member ended: kinds of states, and `busy` where another process has it.
+# Of a member: its kind of state, which is `running` with a reason where another process has it, why, and its row.
 Report = Callable[[Member, str, str, Mapping[str, Any] | None], None]
 
 
@@ -33,7 +34,7 @@ class _Ready:
     beside: dict[str, Any]
 
 
-def work(folder: SuiteFolder, item: Item, report: Report, stale: bool = False) -> list[str]:
+def work(folder: SuiteFolder, item: Item, report: Report, stale: bool = False, peers: Peers | None = None) -> list[str]:
     """Run what is left of an item.
 
     Args:
@@ -41,6 +42,7 @@ def work(folder: SuiteFolder, item: Item, report: Report, stale: bool = False) -
         item: Of its items.jsonl.
         report: Called when a member starts (`running`) and when it ends, with its kind, the reason and its row.
         stale: Whether stale members are run anew.
+        peers: The other processes of a member that runs as several; they do what this one tells them.
 
     Returns:
         How each member stands: done, diverged, failed, stale, waiting or running (elsewhere).
@@ -59,11 +61,29 @@ def work(folder: SuiteFolder, item: Item, report: Report, stale: bool = False) -
                 ended[key] = "running"
                 report(known[key], "running", "another process has it", None)
         ready = list(_ready(folder, mine, known, stale, ended, report))
-        if len(ready) > 1 and _together(folder, ready, ended, report):
-            ready = []
+        if len(ready) > 1:
+            # What failed as one is tried one by one, as it stands now: some may have a row, all may have a folder.
+            failed = not _together(folder, ready, ended, report)
+            ready = list(_ready(folder, [one.member for one in ready], known, stale, ended, report)) if failed else []
+        if peers is not None:
+            peers.tell((one.member.id, one.config.train.resume, one.beside["tuning"]) for one in ready)
         for one in ready:
             ended[one.member.id] = _train(folder, one, report)
     return [ended[key] for key in item.members]
+
+
+def follow(folder: SuiteFolder, peers: Peers) -> None:
+    """Take part in what the first process of an item runs; that one alone decides, holds the locks and notes.
+
+    Raises:
+        TimeoutError: The first process has said nothing.
+        SystemExit: A signal stopped a run.
+    """
+    from vpeft import run
+
+    known = folder.members()
+    for key, resume, tuning in peers.told():
+        run.train(_configured(folder, known[key], tuning, resume), _beside(known[key], tuning))
 
 
 def _ready(
@@ -100,14 +120,18 @@ def _unlocked(folder: SuiteFolder, one: Member, state: State) -> State:
 
 
 def _config(folder: SuiteFolder, one: Member, tuning: Mapping[str, Any] | None, state: State) -> Config:
-    values: dict[str, Any] = dict(tuning["chosen"]) if tuning else {}
-    # Runs with other choices are other runs, so they have other names.
-    mark = f"-{digest(values)[:4]}" if values else ""
-    values |= {"output": str(folder.output(one.phase)), "name": one.name + mark}
     # A run that other code began is left; so is a finished one that is run anew.
     note = folder.note(one.id)
     begun = note.get("code") == code.identity() and note.get("values") == _values(tuning) and state.kind != "done"
-    return with_values(one.settings, f"{folder.path}/members.jsonl", values | {"train.resume": begun})
+    return _configured(folder, one, tuning, begun)
+
+
+def _configured(folder: SuiteFolder, one: Member, tuning: Mapping[str, Any] | None, resume: bool) -> Config:
+    values: dict[str, Any] = dict(tuning["chosen"]) if tuning else {}
+    # Runs with other choices are other runs, so they have other names.
+    mark = f"-{digest(values)[:4]}" if values else ""
+    values |= {"output": str(folder.output(one.phase)), "name": one.name + mark, "train.resume": resume}
+    return with_values(one.settings, f"{folder.path}/members.jsonl", values)
 
 
 def _values(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -24,8 +24,10 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from vpeft import cli
+from vpeft.suite import code
 from vpeft.suite.folder import SuiteFolder
 from vpeft.suite.members import Item, Member
+from vpeft.suite.peers import Peers
 
 EVENTS = "VPEFT_SUITE_EVENTS"
 WAITING, BUSY = 4, 5
@@ -39,16 +41,28 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rerun", choices=("stale",))
     arguments = parser.parse_args(argv)
     folder = SuiteFolder(arguments.suite)
+    code.identity()  # of what is imported from here on: this process may wait long for its first item
     if arguments.serve == (arguments.index is not None):
         parser.error("give INDEX, or --serve")
     with leaving():
         if arguments.serve:
             return _serve(folder, arguments.rerun == "stale")
         item = folder.item(arguments.index)
-        from vpeft.suite.work import work
+        from vpeft.suite.work import follow, work
 
-        ended = work(folder, item, _tell, arguments.rerun == "stale")
-        return _code(ended)
+        peers = _peers(folder, arguments.index)
+        if peers is not None and peers.rank:
+            follow(folder, peers)
+            return 0
+        return _code(work(folder, item, _tell, arguments.rerun == "stale", peers))
+
+
+def _peers(folder: SuiteFolder, index: int) -> Peers | None:
+    """The processes that srun started together with this one."""
+    from vpeft.slurm import cluster
+
+    place = cluster.place()
+    return None if place is None else Peers(folder.path / "notes" / f"item-{index}-{place.start}.json", place.rank)
 
 
 def _code(ended: Sequence[str]) -> int:
