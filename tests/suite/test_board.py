@@ -13,7 +13,7 @@ from vpeft.suite.folder import SuiteFolder
 
 @pytest.fixture
 def suite(write, ask):
-    request = ask(write("lora"), write("bitfit", "bitfit"), "--sweep", "lr=0.02,0.01")
+    request = ask(write("lora", epochs=1), write("bitfit", "bitfit", epochs=1), "--sweep", "lr=0.02,0.01")
     members = plan.build(request)
     folder = SuiteFolder(request.output)
     for item in folder.add(members, plan.items(members, 1)):

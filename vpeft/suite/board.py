@@ -36,14 +36,15 @@ ALWAYS = ("data.task", "method/name", "seed", "optim.lr", "optim.weight_decay")
 
 def write_experiment(folder: SuiteFolder, members: Sequence[Member]) -> None:
     """Describe hyper-parameters with their domains and the measures, in place of what was described before."""
-    place = folder.path / "tensorboard"
-    shutil.rmtree(place, ignore_errors=True)
     infos = [_info(name, values) for name, values in domains(members).items()]
     metrics = [_API.MetricInfo(name=_API.MetricName(tag=tag), display_name=name) for tag, name in METRICS.items()]
-    writer = FileWriter(str(place))
     said = f"{len(members)} runs of {folder.path.name}"
-    writer.add_summary(_summary(_API.Experiment(hparam_infos=infos, metric_infos=metrics, description=said)))
-    writer.close()
+    place = folder.path / "tensorboard"
+    with folder.locked():
+        shutil.rmtree(place, ignore_errors=True)
+        writer = FileWriter(str(place))
+        writer.add_summary(_summary(_API.Experiment(hparam_infos=infos, metric_infos=metrics, description=said)))
+        writer.close()
 
 
 def domains(members: Sequence[Member]) -> dict[str, list[float | str]]:

@@ -46,7 +46,8 @@ def choose(folder: SuiteFolder, final: Member, members: Mapping[str, Member], st
         told = f"{state.kind}: {state.why}" if state.why else state.kind
         raise Incomplete(
             f"The settings of {final.method} on {final.task} are not chosen yet: {len(open_ones)} of {len(tried)} "
-            f"tuning runs in {folder.path} are missing, the first of them {one.title} ({told}). Run them first."
+            f"tuning runs in {folder.path} are missing, the first of them {one.title} ({told}). "
+            + ("Give --rerun stale." if state.kind == "stale" else "Run them first.")
         )
     table = [{"member": one.id, "point": one.point, "val_accuracy": _accuracy(state)} for one, state in tried]
     reached = [entry for entry in table if entry["val_accuracy"] is not None]

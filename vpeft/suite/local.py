@@ -40,6 +40,7 @@ class _Process:
         events: What it says, as JSON lines.
         item: What it works on.
         running: Ids of members that it has started and not ended.
+        ended: Ids of members of the item that it has said the end of.
         rest: Of `events`, a line that is not whole yet.
     """
 
@@ -48,6 +49,7 @@ class _Process:
     events: BinaryIO
     item: Item | None = None
     running: list[str] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
     rest: bytes = b""
     ready: bool = False
 
@@ -142,7 +144,7 @@ class Pool:
                 continue
             item = None if self.stopped else self._next()
             if item is not None:
-                process.item = item
+                process.item, process.ended = item, set()
                 _tell(process, item)
             elif self.stopped or not self._may_come():
                 self._close_input(process)
@@ -186,9 +188,11 @@ class Pool:
 
     def _member(self, process: _Process, key: str, kind: str, why: str, said: dict[str, Any] | None) -> None:
         if kind == "running" and not why:
-            process.running.append(key)
-            self.attempts[key] += 1
+            if key not in process.running:  # a pack that failed as one goes on with each of its members
+                process.running.append(key)
+                self.attempts[key] += 1
         else:
+            process.ended.add(key)
             if key in process.running:
                 process.running.remove(key)
             elif kind == "failed":  # before it could say that it began
@@ -201,11 +205,12 @@ class Pool:
     def _again(self, item: Item) -> None:
         """Put an item back whose members failed, while they have attempts left, or which another suite runs."""
         kinds = {key: self.ended.get(key) for key in item.members}
+        failed = [key for key, kind in kinds.items() if kind in ("failed", "interrupted")]
+        if any(self.attempts[key] > self.retries for key in failed):
+            return
         if "running" in kinds.values():
             self.elsewhere.append((time.monotonic() + AGAIN, item))
-            return
-        failed = [key for key, kind in kinds.items() if kind in ("failed", "interrupted")]
-        if failed and all(self.attempts[key] <= self.retries for key in failed):
+        elif failed:
             self.waiting.append(item)
 
     def _look_again(self) -> None:
@@ -229,7 +234,7 @@ class Pool:
         said = f"its process died of {signal.Signals(-ended).name}" if ended < 0 else f"its process ended with {ended}"
         if ended == -signal.SIGKILL:
             said += " (out of memory, or killed by hand)"
-        for key in process.running or (process.item.members if process.item else []):
+        for key in [key for key in (process.item.members if process.item else []) if key not in process.ended]:
             self.folder.write_note(key, status="failed", error=said, code=code.identity())
             self._member(process, key, "failed", said, None)
         log = self.folder.path / "logs" / f"worker-{process.place}.log"

@@ -13,6 +13,8 @@ from vpeft.suite.members import Member
 from vpeft.suite.settings import Request
 from vpeft.suite.states import KINDS, State
 
+# Codes of `vpeft.suite.worker` with which nothing has failed.
+_CODES = {"code 4": "its settings were not chosen yet, or it was stale", "code 5": "another process had it"}
 LETTERS = {kind: kind[0].upper() for kind in KINDS} | {"diverged": "X"}
 
 
@@ -40,7 +42,8 @@ class Progress:
         if kind in ("failed", "interrupted"):
             self.attempts[member.id] += 1
             last = self.attempts[member.id] > self.retries
-            why = f"{why}; {'given up' if last else 'tried again'}; log {self.folder.log(member)}"
+            next_ = ("given up" if last else "tried again") if kind == "failed" else "resumed when it is run again"
+            why = f"{why}; {next_}; log {self.folder.log(member)}"
             if kind == "failed" and last:
                 self.ended.add(member.id)
         else:
@@ -118,7 +121,8 @@ def jobs(folder: SuiteFolder, name: str) -> str:
     lines = ["", "Slurm: " + ", ".join(f"{count} {state}" for state, count in counts.items())]
     for one in known.values():
         if one.state in ("failed", "lost", "cancelled", "interrupted"):
-            lines.append(f"{one.state}: item {one.index}, job {one.job}: {one.reason or 'no reason'}; log {one.folder}")
+            why = _CODES.get(one.reason, one.reason or "no reason")
+            lines.append(f"{one.state}: item {one.index}, job {one.job}: {why}; log {one.folder}")
     return "\n".join(lines)
 
 

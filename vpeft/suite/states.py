@@ -71,10 +71,8 @@ def _measured(
 ) -> State:
     made = row["suite"]["code"]
     if made != code:
-        running = _noted(folder, member.id, code)
-        return (
-            running if running.kind in ("running", "failed", "interrupted") else State("stale", _other(made, code), row)
-        )
+        again = _noted(folder, member.id, code)
+        return again if again.kind != "waiting" else State("stale", _other(made, code), row)
     chosen = _choice(folder, member, known, found)
     if chosen is not None and chosen != row["tuning"]["chosen"]:
         return State("stale", f"finished with {row['tuning']['chosen']}, and {chosen} is chosen now", row)
