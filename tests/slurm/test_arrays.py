@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.slurm.cluster import wait
-from vpeft.slurm import SlurmOptions, active, members, status, submit
+from vpeft.slurm import SlurmOptions, active, arrays, members, status, submit
 from vpeft.slurm.notes import events
 
 CODE = (
@@ -23,12 +23,13 @@ def command(seconds=0.0):
 
 
 def test_every_member_runs_once_in_a_folder_of_its_own(slurm, tmp_path):
+    logs = tmp_path / "50 %a"  # which a pattern of sbatch would replace
     options = SlurmOptions(limit=2, extra=["--dependency=singleton"])
-    jobs = submit(command(), [0, 2, 3, 105], tmp_path, "try", options)
+    jobs = submit(command(), [0, 2, 3, 105], logs, "try", options)
     assert len(jobs) == 2, "MaxArraySize of this cluster is 100"
-    assert members(tmp_path, "try").keys() == {0, 2, 3, 105}
-    wait(lambda: not active(tmp_path, "try"))
-    found = members(tmp_path, "try")
+    assert members(logs, "try").keys() == {0, 2, 3, 105}
+    wait(lambda: not active(logs, "try"))
+    found = members(logs, "try")
     assert {index: member.state for index, member in found.items()} == {
         0: "completed",
         2: "completed",
@@ -43,7 +44,7 @@ def test_every_member_runs_once_in_a_folder_of_its_own(slurm, tmp_path):
         assert said["command"].endswith(f"{index} 0.0")
         assert said["slurm"]["SLURM_JOB_NAME"] == "try"
         assert (said["job"], said["run"]) == (member.job, 1)
-    first, second = (json.loads(line) for line in (tmp_path / "try.jsonl").read_text().splitlines())
+    first, second = (json.loads(line) for line in (logs / "try.jsonl").read_text().splitlines())
     assert "--array=0,2-3%2" in first["command"]
     assert f"--dependency=afterany:{jobs[0]},singleton" in second["command"], "the limit holds for both together"
 
@@ -96,6 +97,13 @@ def test_a_partition_that_is_not_there_is_told_in_the_words_of_slurm(slurm, tmp_
         str(refused.value),
     )
     assert not (tmp_path / "try.jsonl").exists()
+
+
+def test_dependencies_are_one_argument():
+    given = ["--nodes=1", "--dependency=singleton", "--dependency=afterany:3"]
+    assert arrays._follow(given, None) == ["--nodes=1", "--dependency=singleton,afterany:3"]
+    assert arrays._follow(given, "4") == ["--nodes=1", "--dependency=afterany:4,singleton,afterany:3"]
+    assert arrays._follow(["--nodes=1"], None) == ["--nodes=1"]
 
 
 def test_without_slurm_there_is_a_sentence(monkeypatch, tmp_path):

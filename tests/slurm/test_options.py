@@ -61,6 +61,19 @@ def test_a_mistake_is_one_sentence(key, value, sentence):
     assert str(refused.value) == sentence
 
 
+def test_a_limit_that_is_over_before_the_grace_begins_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"slurm.grace is 120 s and slurm.time 2 is 120 s: every run would be told to"
+    ):
+        options([("time", "2")])
+    limits = {"3": 180, "1:30": 90, "1:00:01": 3601, "1-2": 93600, "1-2:03": 93780, "0-0:0:30": 30, "infinite": 1e9}
+    for time, seconds in limits.items():
+        assert options([("time", time), ("grace", str(min(seconds - 1, 10**8)))]).time == time
+        if time != "infinite":
+            with pytest.raises(ConfigError, match=f"is {seconds} s: every"):
+                options([("time", time), ("grace", str(seconds))])
+
+
 def test_a_mistake_in_the_file_names_it(tmp_path):
     file = tmp_path / "lab.yaml"
     file.write_text("time: 2:00:00\n")  # which YAML reads as a number

@@ -70,7 +70,7 @@ def _submit(
     for index in members:  # Slurm makes files, not folders
         (logs / folder_name(name, index, size)).mkdir(exist_ok=True)
     # Slurm counts from 0 in every array, so the leading digits are in the text and the others are padded by it.
-    folder = logs / f"{name}_{first // size}%{len(str(size)) - 1}a"
+    folder = str(logs).replace("%", "%%") + f"/{name}_{first // size}%{len(str(size)) - 1}a"
     spec = _ranges(index - first for index in members) + (f"%{options.limit}" if options.limit else "")
     words = ["sbatch", "--parsable", f"--job-name={name}", f"--array={spec}"]
     words += [f"--output={folder}/stdout", f"--error={folder}/stderr"]
@@ -83,12 +83,11 @@ def _submit(
 
 
 def _follow(words: Sequence[str], job: str | None) -> list[str]:
-    """Arguments with one dependency more; sbatch would take the last of two."""
-    if job is None:
-        return list(words)
+    """Arguments with all dependencies in one, and one more: sbatch would take the last of several."""
     given = [word for word in words if word.startswith("--dependency=")]
-    waits = [f"afterany:{job}", *(word.partition("=")[2] for word in given)]
-    return [word for word in words if word not in given] + [f"--dependency={','.join(waits)}"]
+    waits = [f"afterany:{job}"] * (job is not None) + [word.partition("=")[2] for word in given]
+    others = [word for word in words if word not in given]
+    return [*others, f"--dependency={','.join(waits)}"] if waits else others
 
 
 def _script(command: Sequence[str], first: int, logs: Path, name: str, options: SlurmOptions) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -83,7 +84,25 @@ def options(pairs: Iterable[tuple[str, str]], source: str = "command line") -> S
     given = dict(pairs)
     file = given.pop("file", None)
     found = _checked(read_yaml(file), file) if file is not None else {}
-    return SlurmOptions(**(found | _checked({key: _read(key, text, source) for key, text in given.items()}, source)))
+    asked = SlurmOptions(**(found | _checked({key: _read(key, text, source) for key, text in given.items()}, source)))
+    if asked.time is not None and asked.grace >= (limit := _seconds(asked.time)):
+        raise ConfigError(
+            f"{source}: slurm.grace is {asked.grace} s and slurm.time {asked.time} is {limit:.0f} s: every run would "
+            "be told to save as it starts, and would queue itself again for ever; give more time or less grace"
+        )
+    return asked
+
+
+def _seconds(time: str) -> float:
+    """Of a limit as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours:minutes:seconds."""
+    if time.lower() == "infinite":
+        return math.inf
+    days, with_days, rest = time.rpartition("-")
+    numbers = [int(word) for word in rest.split(":")]
+    if not with_days and len(numbers) < 3:
+        numbers.insert(0, 0)
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _read(key: str, text: str, source: str) -> Any:
