@@ -132,11 +132,13 @@ def test_an_adapter_names_its_kind(write, tmp_path):
     assert (manifest["kind"], manifest["ignored"], manifest["inference"]["mode"]) == ("segmentation", 255, "slide")
 
 
-def test_an_adapter_is_tested_and_predicts_from_the_command_line(write, root, tmp_path, capsys):
+def test_an_adapter_is_tested_and_predicts_from_the_command_line(write, root, tmp_path, capsys, monkeypatch):
     config = parse([write(), "--train.epochs", "1", "--optim.warmup_epochs", "0"])
     row = run.train(config)
     adapter = str(tmp_path / "runs/run/adapter.safetensors")
     capsys.readouterr()
+    for name, value in {"JOB_ID": "7", "JOB_NAME": "x", "NTASKS": "2", "PROCID": "1", "LOCALID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)  # a batch script is no task, and nothing waits for a second one
     tool("test")([adapter, "--data.root", str(root)])
     assert f"mIoU {row['test']['miou']:.2%}" in capsys.readouterr().out
     image = next((root / "images/test").glob("*.png"))

@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from PIL import Image
 
 from vpeft.checkpoint import load_adapter
@@ -104,7 +105,9 @@ def test(predictor: MaskPredictor, overrides: Sequence[tuple[str, str]], source:
     predictor.task.infer_with(config.inference)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     kind = "gpu" if predictor.device.type == "cuda" else "cpu"
-    trainer = L.Trainer(accelerator=kind, devices=1, logger=False, use_distributed_sampler=False)
+    # Of this process alone, also inside a job of Slurm, which Lightning would otherwise ask for the others.
+    alone = LightningEnvironment()
+    trainer = L.Trainer(accelerator=kind, devices=1, logger=False, use_distributed_sampler=False, plugins=alone)
     trainer.test(predictor.task, datamodule=data, verbose=False)
     assert predictor.task.evaluation is not None
     return predictor.task.evaluation, data.provenance
