@@ -56,9 +56,26 @@ def test_a_suite_names_its_methods_by_their_configs(made):
     deep = of_suite(suite(["svhn", "dtd"], {"vpt": METHODS["vpt"]}, (1,)), method="vpt_deep")
     shallow = suite(["svhn", "dtd"], {"vpt": ({"prompts": 5, "deep": False}, 10, 5.0, 1, 1)}, (1,))
     shallow[0]["optim"] = shallow[0]["optim"] | {"lr": 0.5}  # a search chose another rate for one of the tasks
-    found = made([*deep, *of_suite(shallow, method="vpt_shallow")])
+    shallow = of_suite(shallow, method="vpt_shallow")
+    for one in shallow:
+        chosen = {"optim.lr": one["optim"]["lr"]}
+        one["tuning"] = {
+            "grid": {"optim.lr": [0.5, 5.0]},
+            "seed": 1,
+            "chosen": chosen,
+            "val_accuracy": 0.6,
+            "members": [],
+        }
+    found = made([*deep, *shallow])
     assert [name for name in lines(found) if "[" not in name] == ["vpt_deep", "vpt_shallow"]
     assert next(iter(lines(made([*deep, *shallow], methods=["vpt_shallow"])))) == "vpt_shallow"
+
+
+def test_a_suite_that_chose_nothing_is_not_mixed_with_what_it_did_under_other_settings(made):
+    rows = of_suite(suite(["svhn", "dtd"], {"vpt": METHODS["vpt"]}, (1,)))
+    rows[0]["optim"] = rows[0]["optim"] | {"lr": 0.5}  # the config was changed before the second task
+    names = [name for name in lines(made(rows)) if "[" not in name]
+    assert names == ["vpt (optim.lr 0.001)", "vpt (optim.lr 0.5)"]
 
 
 def test_of_a_place_in_the_suite_the_later_run_holds(made):

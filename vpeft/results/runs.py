@@ -113,7 +113,8 @@ def without_repeats(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]
 def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
     """Rows by setting and method; hyper-parameters may differ between tasks, but not within one.
 
-    The method of a suite's row is its config, and rows of different code are not mixed.
+    The method of a suite's row is its config, and rows of different code are not mixed. A suite that chose nothing
+    trains all tasks alike: what differs between its tasks was finished under other settings, and is not mixed either.
     """
     groups: dict[tuple[Setting, str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -129,6 +130,8 @@ def entries_of(rows: Iterable[Mapping[str, Any]]) -> list[Entry]:
         for row in group:
             per_task.setdefault(row["task"], set()).add(digest(variant(row)))
         whole = all(len(variants) == 1 for variants in per_task.values())
+        if any("suite" in row and not row.get("tuning") for row in group):
+            whole = whole and len(set.union(*per_task.values())) == 1
         parts: dict[str, list[Mapping[str, Any]]] = {}
         for row in group:
             parts.setdefault("" if whole else digest(variant(row)), []).append(row)
