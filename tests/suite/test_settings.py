@@ -46,6 +46,7 @@ def test_seeds_are_a_number_or_a_list():
         ([LORA, "--tasks", "digits,digits"], "--tasks names digits twice"),
         ([LORA, "--tasks", ","], "--tasks names no task; give names, comma-separated, or all"),
         ([LORA, "--root", "nowhere"], "nowhere is no folder"),
+        ([LORA, "--output", "README.md"], "--output README.md is a file; give a folder (made where missing)"),
         ([LORA, "--seeds", "x"], "--seeds must be how many, or seeds such as 0,1,2, not 'x'"),
         ([LORA, "--seeds", "0"], "--seeds must be how many, or seeds such as 0,1,2, not '0'"),
         ([LORA, "--seeds", "1,1"], "--seeds names 1 twice"),

@@ -126,6 +126,8 @@ def parse(argv: Sequence[str]) -> Request | Path:
         raise ConfigError(f"{COMMAND_LINE}: --slurm.{slurm[0][0]} needs --launcher slurm")
     if known.launcher == "slurm":
         slurm_options(slurm, COMMAND_LINE)
+    if known.output.exists() and not known.output.is_dir():
+        raise ConfigError(f"{COMMAND_LINE}: --output {known.output} is a file; give a folder (made where missing)")
     root = Path(known.root).expanduser().absolute() if known.root else None
     return Request(
         configs=list(known.configs),
