@@ -8,7 +8,8 @@ import pytest
 
 from vpeft import slurm
 from vpeft.config import ConfigError
-from vpeft.suite import command, machine, settings
+from vpeft.suite import command, machine, settings, show
+from vpeft.suite.folder import SuiteFolder
 
 
 @pytest.fixture
@@ -41,6 +42,21 @@ def test_final_items_wait_for_the_jobs_of_the_tuning_items(write, ask, submitted
     assert (tuning.options.partition, tuning.options.retries, tuning.options.extra) == ("gpu", 3, [])
     assert final.options.extra == ["--dependency=afterany:101"]
     assert "final: 2 items in job 102" in capsys.readouterr().out
+
+
+def test_the_status_says_what_the_codes_of_a_worker_mean(tmp_path, monkeypatch):
+    def members(logs, name):
+        states = {1: "code 4", 2: "code 5", 3: "code 2"}
+        return {
+            index: SimpleNamespace(index=index, job=f"7_{index}", state="failed", reason=reason, folder=logs)
+            for index, reason in states.items()
+        }
+
+    monkeypatch.setattr(slurm, "members", members)
+    said = show.jobs(SuiteFolder(tmp_path), "suite").splitlines()
+    assert "item 1, job 7_1: its settings were not chosen yet, or it was stale; log" in said[2]
+    assert "item 2, job 7_2: another process had it; log" in said[3]
+    assert "item 3, job 7_3: code 2; log" in said[4]
 
 
 def test_a_job_has_the_processes_of_its_run(write, ask, submitted):
