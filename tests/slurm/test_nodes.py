@@ -56,6 +56,21 @@ def test_two_nodes_stopped_and_started_again_equal_two_that_were_not(slurm, trai
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_fsdp_over_two_nodes_learns_what_ddp_does(slurm, train, config):
+    for name in ("ddp", "fsdp"):
+        words = [*train, "config.yaml", "--output", name, "--train.strategy", name, "--train.epochs", "2"]
+        submit(words, [0], Path("logs"), name, SlurmOptions(nodes=2))
+        wait(lambda name=name: not active(Path("logs"), name))
+        assert members(Path("logs"), name)[0].state == "completed"
+    (ddp,), (fsdp,) = (read_rows(Path(name) / "results.jsonl") for name in ("ddp", "fsdp"))
+    assert fsdp["device"]["processes"] == ddp["device"]["processes"] == 2
+    assert fsdp["test"]["loss"] == pytest.approx(ddp["test"]["loss"], abs=1e-5)
+    one, two = (load_file(Path(name) / "run" / "adapter.safetensors") for name in ("ddp", "fsdp"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5)
+
+
 def test_a_config_of_other_numbers_ends_at_once_and_says_why(slurm, train, config):
     submit([*train, "config.yaml", "--train.nodes", "1"], [0], Path("logs"), "other", SlurmOptions(nodes=2, retries=3))
     wait(lambda: not active(Path("logs"), "other"))
