@@ -18,6 +18,7 @@ from mllm.decoder import Decoder
 from mllm.language import text_shape
 from mllm.shapes import TextShape, VisionShape
 from vpeft.docstring import entries, escaped, joined, sections
+from vpeft.pages import replace
 from vpeft.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -192,17 +193,7 @@ def write(root: Path = ROOT) -> list[Path]:
     Returns:
         The files that were written or removed.
     """
-    files, changed = built(), []
-    (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    for path, text in files.items():
-        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text:
-            (root / path).write_text(text, encoding="utf-8")
-            changed.append(path)
-    for file in (root / FOLDER).iterdir():
-        if file.relative_to(root) not in files:
-            file.unlink()
-            changed.append(file.relative_to(root))
-    return changed
+    return replace(root, FOLDER, built())
 
 
 def built() -> dict[Path, str]:

@@ -238,13 +238,18 @@ def write(root: Path = ROOT) -> list[Path]:
     Returns:
         The files that were written or removed.
     """
-    files, changed = build(), []
-    (root / FOLDER).mkdir(parents=True, exist_ok=True)
+    return replace(root, FOLDER, build())
+
+
+def replace(root: Path, folder: Path, files: dict[Path, str]) -> list[Path]:
+    """Make a folder below `root` hold these files and no others; the ones that were written or removed."""
+    changed = []
+    (root / folder).mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text:
             (root / path).write_text(text, encoding="utf-8")
             changed.append(path)
-    for file in (root / FOLDER).iterdir():
+    for file in (root / folder).iterdir():
         if file.relative_to(root) not in files:
             file.unlink()
             changed.append(file.relative_to(root))
