@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vpeft.duration import duration
 from vpeft.suite.folder import SuiteFolder
 from vpeft.suite.members import Member
 from vpeft.suite.settings import Request
@@ -124,15 +125,6 @@ def jobs(folder: SuiteFolder, name: str) -> str:
             why = _CODES.get(one.reason, one.reason or "no reason")
             lines.append(f"{one.state}: item {one.index}, job {one.job}: {why}; log {one.folder}")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """In words: 42 s, 3 min 05 s, 2 h 10 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _grid(members: Iterable[Member], found: Mapping[str, State]) -> list[str]:

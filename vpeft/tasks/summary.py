@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vpeft.duration import duration
 from vpeft.results import Row
 
 
@@ -86,18 +87,10 @@ def _task(measures: dict[str, float | None]) -> str:
 
 
 def _times(time: dict[str, float | None]) -> str:
-    parts = [_duration(time["wall_seconds"] or 0.0)]
+    parts = [duration(time["wall_seconds"] or 0.0)]
     if time["step_seconds"] is not None and time["images_per_second"] is not None:
         parts.append(f"{time['step_seconds'] * 1000:.0f} ms a batch")
         parts.append(f"{time['images_per_second']:.0f} images/s")
     if time["data_wait_share"] is not None:
         parts.append(f"{time['data_wait_share']:.1%} waiting for data")
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
