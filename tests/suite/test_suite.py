@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,6 +174,14 @@ def test_rows_of_other_code_or_settings_are_stale_and_run_anew_on_request(write,
     assert command.run(request) == 0
     assert "1 run stale, such as colors  lora  seed 0: finished under other code: 0.0.9+" in capsys.readouterr().out
     assert len(rows_of(request)) == 1
+
+    made, _, libraries = code.identity().rpartition(".")
+    versions = row["versions"] | {"torch": "2.0.0", "timm": row["versions"]["timm"] + "+local"}
+    other = {**row, "versions": versions, "suite": {**row["suite"], "code": f"{made}.{libraries[::-1]}"}}
+    (request.output / "results.jsonl").write_text(json.dumps(other) + "\n")
+    assert command.run(request) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"seed 0: finished under other libraries: torch was 2\.0\.0 and is 2\.[0-9.]+\. --rerun", said)
 
     changed = ask(write("lora", lr=0.03))
     assert command.run(changed) == 0

@@ -13,7 +13,18 @@ import torch
 
 import vpeft
 
-LIBRARIES = ("torch", "torchvision", "timm", "open_clip_torch", "transformers", "lightning", "torchmetrics")
+# What a number may depend on.
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "transformers",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "pillow",
+)
 
 
 class Row(TypedDict):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpeft.suite.choice import Incomplete, choose
+from vpeft.suite.code import difference
 from vpeft.suite.folder import SuiteFolder
 from vpeft.suite.members import Member, Phase
 
@@ -69,18 +70,13 @@ def _measured(
     found: Mapping[str, State],
     code: str,
 ) -> State:
-    made = row["suite"]["code"]
-    if made != code:
+    if row["suite"]["code"] != code:
         again = _noted(folder, member.id, code)
-        return again if again.kind != "waiting" else State("stale", _other(made, code), row)
+        return again if again.kind != "waiting" else State("stale", f"finished under {difference(row)}", row)
     chosen = _choice(folder, member, known, found)
     if chosen is not None and chosen != row["tuning"]["chosen"]:
         return State("stale", f"finished with {row['tuning']['chosen']}, and {chosen} is chosen now", row)
     return State("done", row=row)
-
-
-def _other(made: str, code: str) -> str:
-    return f"finished under other code: {made}, and this is {code}"
 
 
 def _choice(folder: SuiteFolder, member: Member, known: Mapping[str, Member], found: Mapping[str, State]) -> Any:
