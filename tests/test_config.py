@@ -195,6 +195,9 @@ MISTAKES = {
         "command line: method must be a mapping with a name, such as {name: vpt, prompts: 10}, or a list of these, "
         "not 'vpt'",
     ),
+    "kind that is a list": ("kind: [mllm]", [], "c.yaml: there is no kind ['mllm']; did you mean 'mllm'?"),
+    "method that is a list": ("method: {name: [vpt]}", [], "c.yaml: there is no method '['vpt']'; did you mean vpt?"),
+    "option that is a number": ("method: {name: vpt, 1: 2}", [], "c.yaml: method vpt has no '1'; it has prompts, "),
     "unknown method": ("method: {name: vptt}", [], "c.yaml: there is no method 'vptt'; did you mean vpt or "),
     "unknown option in the file": (
         "method: {name: vpt, promts: 1}",
@@ -240,7 +243,21 @@ FILES = {
     "binary": (b"\xff\xfe\x00", "c.yaml: not a valid YAML config: "),
     "python": (b"name: !!python/object/apply:os.getcwd []", "c.yaml: not a valid YAML config at line 1: "),
     "unhashable key": (b"? [1]\n: 2", "c.yaml: not a valid YAML config at line 1: found unhashable key"),
-    "too deep": (b"[" * 3000, "c.yaml: not a valid YAML config"),
+    "too deep": (b"[" * 3000, "c.yaml: not a valid YAML config: nested too deep"),
+    "too many digits": (
+        b"seed: " + b"1" * 5000,
+        "c.yaml: not a valid YAML config: a value that is not of its kind (Ex",
+    ),
+    "hexadecimal": (
+        b"seed: 0x" + b"f" * 5000,
+        "c.yaml: not a valid YAML config at line 1: a number of too many digits",
+    ),
+    "tagged": (b"seed: !!int x", "c.yaml: not a valid YAML config: a value that is not of its kind (invalid literal"),
+    "holds itself": (b"head: &a {kind: *a}", "c.yaml: not a valid YAML config at line 1: an alias that holds itself"),
+    "grows": (
+        b"a0: &a0 x\n" + b"".join(b"a%d: &a%d [%s]\n" % (i + 1, i + 1, b",".join([b"*a%d" % i] * 9)) for i in range(9)),
+        "c.yaml: not a valid YAML config at line 7: aliases of over 100,000 values",
+    ),
 }
 
 
@@ -261,6 +278,11 @@ def test_a_missing_file_names_the_nearest(write):
         parse(["no/c.yaml"])
     with pytest.raises(ConfigError, match=r"^\.: is a folder, not a config file; there is c\.yaml$"):
         parse(["."])
+    Path("c.yaml").unlink()
+    with pytest.raises(
+        ConfigError, match=r"^c\.yaml: there is no such file; .* holds no \.yaml file, so give the path"
+    ):
+        parse(["c.yaml"])
 
 
 def test_no_file_at_all():

@@ -150,7 +150,7 @@ def departures(config: AnyConfig) -> dict[str, Any]:
 
 def _kind(tree: Mapping[str, Any], source: str) -> type[AnyConfig]:
     name = tree.get("kind", "classification")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ConfigError(f"{source}: there is no kind {quoted(name)}; {did_you_mean(str(name), KINDS)}")
     return KINDS[name]
 

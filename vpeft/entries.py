@@ -28,7 +28,7 @@ def check(what: str, table: Table, entry: Any, given: Sequence[str]) -> None:
         first = next(iter(table))
         raise ValueError(f"{what} is {entry!r}; it is written as a mapping with a name, such as {{name: {first}}}.")
     name = entry["name"]
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         near = difflib.get_close_matches(str(name), table, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(table)}."
         raise ValueError(f"there is no {what} '{name}'; {hint}")
@@ -37,7 +37,7 @@ def check(what: str, table: Table, entry: Any, given: Sequence[str]) -> None:
         if key == "name":
             continue
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
+            near = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(hints) or 'no options'}."
             raise ValueError(f"{what} {name} has no '{key}'; {hint}")
         if not _fits(value, hints[key]):
