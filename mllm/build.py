@@ -24,6 +24,7 @@ from vpeft import backbones, methods
 from vpeft.data.images import Interpolation
 from vpeft.normalization import normalization
 from vpeft.run_folder import RunFolder
+from vpeft.tasks import checkpoint_file
 from vpeft.tuned import Tuned
 
 
@@ -119,8 +120,7 @@ class MLLMJob:
         """What is trained, from the last checkpoint, where this process has only a share of it."""
         if not isinstance(self.model, FSDPModule):
             return None
-        file = RunFolder(adapter.parent, "").checkpoint
-        state = torch.load(file, weights_only=True, map_location="cpu", mmap=True)["state_dict"]
+        state = checkpoint_file.read(RunFolder(adapter.parent, "").checkpoint)["state_dict"]
         return {name.removeprefix("model."): tensor for name, tensor in state.items()}
 
     def said(self) -> dict[str, Any]:

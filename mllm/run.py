@@ -31,6 +31,7 @@ from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError, mistakes
 from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
+from vpeft.tasks import checkpoint_file
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
 from vpeft.tasks.stepping import NEVER, StepCheckpoint, StepEvaluations, StepLines
 from vpeft.tasks.timing import Timing, Waiting
@@ -179,9 +180,9 @@ def _run(config: MLLMConfig | Blip2Config, run: RunFolder, job: Job, timing: Tim
     task, data = job.task, job.data
     trainer = build_trainer(config, run, timing, task.measure)
     data.trainer = trainer
-    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
+    checkpoint = checkpoint_file.find(run.checkpoint) if config.train.resume else None
     if checkpoint:  # the number of steps follows from the samples that there were
-        data.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)[type(data).__qualname__])
+        data.load_state_dict(checkpoint_file.read(checkpoint)[type(data).__qualname__])
     trainer.fit_loop.epoch_loop.max_steps = steps_of(config, data)
     components = {name: sum(p.numel() for _, p in named) for name, named in task.model.components().items()}
     totals = task.model.totals()  # before FSDP leaves a share of each here

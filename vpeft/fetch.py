@@ -152,7 +152,7 @@ def read_member(archive: Path, member: str) -> bytes:
     raise ValueError(f"{archive} holds no '{member}'; it has, for example, {', '.join(near) or 'nothing'}.")
 
 
-def write_atomic(path: Path, data: bytes | Callable[[Path], None]) -> None:
+def write_atomic(path: Path, data: bytes | memoryview | Callable[[Path], None]) -> None:
     """Write a file so that a crash or a full disk leaves what was there before.
 
     Args:

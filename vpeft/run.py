@@ -28,6 +28,7 @@ from vpeft.run_folder import RunFolder
 from vpeft.schema import mistakes
 from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
+from vpeft.tasks import checkpoint_file
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
 from vpeft.tasks.hparams import final_metrics, log_session
 from vpeft.tasks.reporting import Bar, EpochLines
@@ -227,7 +228,7 @@ def carry_out(
     others = [one for one in (best, average, job.pictures, job.seat) if one]
     trainer = build_trainer(config, run, timing, others, run.path.name if job.seat else "")
     parameters = parameter_counts(task.tuned)  # before FSDP leaves a share of each here
-    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
+    checkpoint = checkpoint_file.find(run.checkpoint) if config.train.resume else None
     if trainer.is_global_zero:
         said = describe(config, task, data, parameters)
         print(f"{run.path}: {said}{', resumed' if checkpoint else ''}", flush=True)
@@ -251,7 +252,7 @@ def carry_out(
 def _save(config: TunedConfig, run: RunFolder, task: Task, data: Data, row: Row) -> str:
     tuned = task.tuned
     if config.train.strategy == "fsdp":  # what this process holds is a share; the last checkpoint is whole
-        state = torch.load(run.checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        state = checkpoint_file.read(run.checkpoint)["state_dict"]
         tuned = _builder(config).build_tuned(config, task.classes)
         tuned.load_delta({name.removeprefix("tuned."): tensor for name, tensor in state.items()})
     said = manifest(config, task, data, row) | _builder(config).manifest(config, task, data)

@@ -32,6 +32,7 @@ from vpeft.fetch import write_atomic
 from vpeft.methods.noah import NOAH, Architecture
 from vpeft.run_folder import RunFolder
 from vpeft.search_settings import KINDS, PROG, SearchConfig
+from vpeft.tasks import checkpoint_file
 from vpeft.tasks.classification import Classification
 from vpeft.tasks.timing import Timing, Waiting
 from vpeft.yaml_file import load_yaml
@@ -85,7 +86,7 @@ def search(config: Config, settings: SearchConfig) -> Path:
     measured = Measured(folder.path / "search.json", settings)
     print(f"{folder.path}: supernet of {noah.size(noah.widest):,} parameters, budget {settings.budget:,}", flush=True)
     trainer = run.build_trainer(supernet, folder, timing, [Sampling(space, supernet.seed)])
-    checkpoint = folder.checkpoint if resumed and folder.checkpoint.exists() else None
+    checkpoint = checkpoint_file.find(folder.checkpoint) if resumed else None
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     best, accuracy = _evolve(
         space, settings, supernet.seed, Fitness(task, data, trainer.strategy.root_device), measured

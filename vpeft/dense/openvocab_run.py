@@ -35,6 +35,7 @@ from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError, mistakes
 from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
+from vpeft.tasks import checkpoint_file
 from vpeft.tasks.openvocab import OpenVocab, build
 from vpeft.tasks.pictures import TestPictures
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
@@ -138,7 +139,7 @@ def _run(
     trainer = build_trainer(config, run, task, timing)
     clip = san_weights.clip_hash(task.san)
     start = san_weights.content_hash(task.san.delta())
-    checkpoint = run.checkpoint if config.train.resume and run.checkpoint.exists() else None
+    checkpoint = checkpoint_file.find(run.checkpoint) if config.train.resume else None
     if trainer.is_global_zero:
         print(f"{run.path}: {describe(config, task, data)}{', resumed' if checkpoint else ''}", flush=True)
     if config.train.steps:

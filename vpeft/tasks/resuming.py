@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -17,19 +16,17 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from vpeft.fetch import write_atomic
+from vpeft.tasks import checkpoint_file
 from vpeft.tasks.optimisation import learning_rates
 
 ADVICE = "Try a lower optim.lr, a longer optim.warmup_epochs, --train.clip 1.0, or --train.precision 32-true."
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes beside the target and renames: a full disk or a kill leaves the previous checkpoint."""
+    """Writes as `vpeft.tasks.checkpoint_file` does; that is asked whether a file is whole before Lightning reads it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        content = io.BytesIO()  # torch's own writer reports a full disk as a bare RuntimeError
-        torch.save(checkpoint, content)
-        write_atomic(Path(path), content.getvalue())
+        checkpoint_file.write(Path(path), checkpoint)
 
 
 class Interrupted(SystemExit):
