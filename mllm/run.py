@@ -25,6 +25,7 @@ from mllm.record import describe, print_components, print_summary, result_row
 from mllm.schema import MLLMConfig
 from vpeft import methods, run_folder
 from vpeft.backbones.weights import check_file
+from vpeft.holding import held
 from vpeft.record import plain_settings
 from vpeft.run import LOG_EVERY, check_precision, new_run, quieten, sharding
 from vpeft.run_folder import RunFolder
@@ -67,7 +68,9 @@ def train(config: MLLMConfig | Blip2Config) -> Mapping[str, Any]:
     job = assemble(local(config))
     if config.train.devices == config.train.nodes == 1:
         job.data.setup()  # a sample that does not fit is found before there is a folder
-    return _run(config, run or new_run(config), job, timing)
+    run = run or new_run(config)
+    with held(run):
+        return _run(config, run, job, timing)
 
 
 def complete(config: MLLMConfig | Blip2Config) -> MLLMConfig | Blip2Config:

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from vpeft import methods, protocols, run_folder
 from vpeft.backbones.weights import check_file
 from vpeft.checkpoint import save_adapter
-from vpeft.config import AnyConfig, Config, ConfigError, TunedConfig, to_yaml
-from vpeft.fetch import write_atomic
+from vpeft.config import AnyConfig, Config, ConfigError, TunedConfig
+from vpeft.holding import held
 from vpeft.job import Data, Job, Task
 from vpeft.quiet import quieten
 from vpeft.record import describe, manifest, method_list, parameter_counts, plain_settings, result_row
@@ -79,7 +79,8 @@ def train(config: AnyConfig, beside: Mapping[str, Any] | None = None) -> Mapping
     timing = Timing(Waiting())
     job = assemble(local(config))
     run = run or new_run(config)
-    return carry_out(config, run, job, timing, beside or {})
+    with held(run):
+        return carry_out(config, run, job, timing, beside or {})
 
 
 def complete(config: Kind) -> Kind:
@@ -283,7 +284,6 @@ def new_run(config: AnyConfig) -> RunFolder:
         return RunFolder(config.output / (config.name or run_folder.default_name(config)), "")
     left = [run.path for run in run_folder.same(config) if not run.result]
     run = run_folder.create(config)
-    write_atomic(run.config, to_yaml(config).encode())
     if left:
         print(
             f"{left[-1]} is unfinished and is left as it is. From now on --train.resume true goes on with {run.path}, "

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpeft.config import AnyConfig, TunedConfig
+from vpeft.config import AnyConfig, TunedConfig, to_yaml
 from vpeft.fetch import write_atomic
 from vpeft.results import append_row, read_rows
 from vpeft.schema import ConfigError, values
@@ -104,7 +105,11 @@ def same(config: AnyConfig) -> list[RunFolder]:
 
 
 def create(config: AnyConfig) -> RunFolder:
-    """Make <name>, or <name>-2, <name>-3, ...: a folder numbered above all there are, so that the highest is newest."""
+    """Make <name>, or <name>-2, <name>-3, ...: a folder numbered above all there are, so that the highest is newest.
+
+    Raises:
+        OSError: The folder could not be made; nothing is left of it.
+    """
     name = config.name or default_name(config)
     number = max(_numbered(config), default=0) + 1
     while True:
@@ -116,7 +121,12 @@ def create(config: AnyConfig) -> RunFolder:
             number += 1
     run = RunFolder(path, secrets.token_hex(8))
     record = {"id": run.id, "name": name, "settings": _settings(config)}
-    write_atomic(path / "run.json", (json.dumps(record, indent=2) + "\n").encode())
+    try:
+        write_atomic(run.config, to_yaml(config).encode())
+        write_atomic(path / "run.json", (json.dumps(record, indent=2) + "\n").encode())  # last: it makes this a run
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return run
 
 

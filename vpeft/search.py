@@ -29,6 +29,7 @@ from vpeft.config import Config, ConfigError, to_yaml
 from vpeft.data import ClassificationData
 from vpeft.evolution import Generation, Space, check_budget, evolve
 from vpeft.fetch import write_atomic
+from vpeft.holding import held
 from vpeft.methods.noah import NOAH, Architecture
 from vpeft.run_folder import RunFolder
 from vpeft.search_settings import KINDS, PROG, SearchConfig
@@ -83,20 +84,23 @@ def search(config: Config, settings: SearchConfig) -> Path:
     check_budget(space, settings, noah.size)
     resumed = folder is not None
     folder = folder or run.new_run(supernet)
-    measured = Measured(folder.path / "search.json", settings)
-    print(f"{folder.path}: supernet of {noah.size(noah.widest):,} parameters, budget {settings.budget:,}", flush=True)
-    trainer = run.build_trainer(supernet, folder, timing, [Sampling(space, supernet.seed)])
-    checkpoint = checkpoint_file.find(folder.checkpoint) if resumed else None
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    best, accuracy = _evolve(
-        space, settings, supernet.seed, Fitness(task, data, trainer.strategy.root_device), measured
-    )
-    file = folder.path / "subnet.yaml"
-    write_atomic(file, _subnet(config, best, accuracy, noah.size(best), folder).encode())
-    result = {"architecture": dataclasses.asdict(best), "val_accuracy": accuracy, "parameters": noah.size(best)}
-    write_atomic(folder.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    print(f"best subnet: val {accuracy:.1%}, {noah.size(best):,} parameters\n  python tools/train.py {file}")
-    return file
+    with held(folder):
+        measured = Measured(folder.path / "search.json", settings)
+        print(
+            f"{folder.path}: supernet of {noah.size(noah.widest):,} parameters, budget {settings.budget:,}", flush=True
+        )
+        trainer = run.build_trainer(supernet, folder, timing, [Sampling(space, supernet.seed)])
+        checkpoint = checkpoint_file.find(folder.checkpoint) if resumed else None
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        best, accuracy = _evolve(
+            space, settings, supernet.seed, Fitness(task, data, trainer.strategy.root_device), measured
+        )
+        file = folder.path / "subnet.yaml"
+        write_atomic(file, _subnet(config, best, accuracy, noah.size(best), folder).encode())
+        result = {"architecture": dataclasses.asdict(best), "val_accuracy": accuracy, "parameters": noah.size(best)}
+        write_atomic(folder.path / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+        print(f"best subnet: val {accuracy:.1%}, {noah.size(best):,} parameters\n  python tools/train.py {file}")
+        return file
 
 
 def _supernet(config: Config, settings: SearchConfig) -> Config:

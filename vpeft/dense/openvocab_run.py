@@ -29,6 +29,7 @@ from vpeft.dense.openvocab_record import (
     result_row,
 )
 from vpeft.dense.openvocab_schema import OpenVocabConfig
+from vpeft.holding import held
 from vpeft.record import plain_settings
 from vpeft.run import LOG_EVERY, check_precision, new_run, quieten
 from vpeft.run_folder import RunFolder
@@ -73,7 +74,9 @@ def train(config: OpenVocabConfig) -> Mapping[str, Any]:
     quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
     task, data = build(local(config), training=config.train.steps > 0)
-    return _run(config, run or new_run(config), task, data, timing)
+    run = run or new_run(config)
+    with held(run):
+        return _run(config, run, task, data, timing)
 
 
 def check(config: OpenVocabConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ import lightning.pytorch as L
 
 from vpeft import run, run_folder
 from vpeft.config import Config
+from vpeft.holding import held
 from vpeft.job import Job
 from vpeft.packed.fit import check
 from vpeft.packed.pack import Pack, Seat
@@ -52,16 +54,21 @@ def train_together(configs: Sequence[Config], beside: Sequence[Mapping[str, Any]
     outcomes: dict[int, Any] = {at: one.result for at, one in enumerate(known) if one is not None and one.result}
     open_ = [at for at in range(len(configs)) if at not in outcomes]
     seats: dict[Seat, Callable[[], Any]] = {}
+    folders = []
     if open_:
         timings = [Timing(Waiting()) for _ in open_]
         jobs = _assemble([configs[at] for at in open_])
         for at, job, timing in zip(open_, jobs, timings, strict=True):
             folder = known[at] or run.new_run(configs[at])
+            folders.append(folder)
             packed = {"packed": {"members": len(configs), "position": at, "shared": ["time", "memory"]}}
             seat = job.task.elsewhere = Seat(job.task.tuned, at)
             job = dataclasses.replace(job, seat=seat)
             seats[seat] = partial(run.carry_out, configs[at], folder, job, timing, {**others[at], **packed})
-    Pack(seats).run()
+    with contextlib.ExitStack() as holding:
+        for folder in folders:
+            holding.enter_context(held(folder))
+        Pack(seats).run()
     outcomes |= {seat.position: seat.outcome for seat in seats}
     _tell(seats)
     return [outcomes[at] for at in range(len(configs))]
