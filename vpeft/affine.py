@@ -47,6 +47,8 @@ class Affine:
         absorbs: What is added to `y` right afterwards and can take a shift of it where there is no bias:
             an owner, the name of its tensor (..., N, out), and the first of the N rows that meet a `y`.
         updates: What has been attached so far, in order.
+        read: Whether one of them reads W and b themselves while it trains, so that they stay as exact as they are
+            (`vpeft.frozen`).
     """
 
     owner: nn.Module
@@ -56,6 +58,7 @@ class Affine:
     channels: int = -1
     absorbs: tuple[nn.Module, str, int] | None = None
     updates: list[Merged] = field(default_factory=list)
+    read: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,8 +78,10 @@ class Affine:
     def _names(self) -> dict[str, str]:
         return {"weight": self.weight, "bias": self.bias}
 
-    def edit(self, update: Update) -> None:
+    def edit(self, update: Update, reads: bool = False) -> None:
+        """Change y; an update whose `output` reads the tensors of this map says so."""
         self.updates.append(update)
+        self.read |= reads
         if self.called:
             self.owner.register_forward_hook(_OnOutput(update.output, self.channels))
         else:
@@ -88,6 +93,7 @@ class Affine:
         For changes that have no cheaper form on the output, and for norms. The keys of W and b stay.
         """
         self.updates.append(update)
+        self.read = True
         if self.called:
             tensors = _OnTensors(update, self._names())
             self.owner.register_forward_pre_hook(tensors.enter)

@@ -10,6 +10,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from vpeft import frozen
 from vpeft.backbones import Backbone
 from vpeft.methods import Mergeable, MergingInputs, Selective, name_of
 from vpeft.modules import Modules
@@ -149,13 +150,18 @@ class Tuned(nn.Module):
         """The backbone's own state dict with the methods written into it, under the vendor's keys.
 
         Raises:
-            ValueError: a method cannot be merged; it is named.
+            ValueError: a method cannot be merged; it is named. Frozen weights are stored in bfloat16.
         """
         stuck = [type(method).__name__ for method in self.methods if not isinstance(method, Mergeable | MergingInputs)]
         if stuck:
             raise ValueError(
                 f"{' and '.join(stuck)} cannot be merged: what it computes is not a change of the backbone's weights. "
                 "Use the adapter beside the backbone."
+            )
+        if rounded := frozen.count(self):
+            raise ValueError(
+                f"{rounded:,} of the backbone's numbers are stored in bfloat16, and merged weights would be rounded "
+                "with them. Load the adapter on weights in single precision and merge that (tools/merge.py does)."
             )
         twin = copy.deepcopy(self)
         for method in sorted(twin.methods, key=lambda method: getattr(method, "merges_last", False)):

@@ -75,7 +75,7 @@ class DoRA(nn.Module):
                     f"dora: {type(affine.updates[0]).__name__} changes a map of {list(self.targets)} already, and the "
                     "magnitude is that of the backbone's own weight. Put dora before it in the list of methods."
                 )
-            affine.edit(update)
+            affine.edit(update, reads=True)
 
     def merge(self, backbone: Backbone) -> None:
         for (affine, _), update in zip(self._all(backbone), self.updates, strict=True):
