@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from vpeft.checkpoint import load_adapter
 from vpeft.data.folder import SUFFIXES
+from vpeft.data.folder import find_images as images_below
 from vpeft.data.images import UnreadableImage, load_image
 from vpeft.fetch import write_atomic
+from vpeft.quiet import quieten
 
 
 class Classifier(nn.Module):
@@ -37,6 +39,7 @@ class Classifier(nn.Module):
 
     def __init__(self, path: Path | str, weights: str | None = None, device: str | None = None) -> None:
         super().__init__()
+        quieten()
         self.device = find_device(device)
         self.tuned, self.manifest = load_adapter(path, weights)
         if (kind := self.manifest.get("kind", "classification")) != "classification":
@@ -93,7 +96,7 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = images_below(path) if path.is_dir() else [path]
         if not inside:
             raise ValueError(f"{path} holds no images; they are found by their suffix, {', '.join(SUFFIXES)}.")
         found += inside
@@ -142,4 +145,4 @@ def write_csv(path: Path | str, predictions: Sequence[Prediction]) -> None:
     lines.writerow(["path", "rank", "class", "probability"])
     for one in predictions:
         lines.writerows([one.path, rank, name, f"{p:.6f}"] for rank, (name, p) in enumerate(one.top, start=1))
-    write_atomic(Path(path), text.getvalue().encode())
+    write_atomic(Path(path), text.getvalue().encode("utf-8", "backslashreplace"))  # names that are no UTF-8

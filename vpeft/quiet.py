@@ -23,6 +23,7 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The `srun` command is available on your system but is not used.*",  # vpeft.slurm.cluster has looked
         ".*Sparse CSR tensor support is in beta state.*",  # of FishMask's gradients, which tests hold
+        ".*could be decompression bomb DOS attack.*",  # vpeft.data.images has a limit of its own
         # Packed runs: torch calls this kernel once a model, which takes as long as one call for all of them.
         ".*batching rule for aten::_scaled_dot_product_flash_attention_for_cpu.*",
     ):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vpeft.data.images import UnreadableImage
+from vpeft.data.images import UnreadableImage, printable
 from vpeft.metrics import Evaluation
 from vpeft.predict import Prediction
 
@@ -41,7 +41,7 @@ def predictions(
             continue
         read.append(one)
         for rank, (name, probability) in enumerate(one.top):
-            table.add_row(Text("" if rank else str(one.path)), Text(name), f"{probability:.2%}")
+            table.add_row(Text("" if rank else printable(one.path)), Text(name), f"{probability:.2%}")
         table.add_section()
     if read:
         (console or Console()).print(table)
@@ -132,7 +132,7 @@ def masks(predictor: MaskPredictor, paths: list[Path], folder: str, top: int, co
         counts = np.bincount(mask.ravel(), minlength=len(predictor.table.names))
         for rank, at in enumerate(counts.argsort()[::-1][: min(top, int((counts > 0).sum()))]):
             name = Text(predictor.table.names[at])
-            table.add_row(Text("" if rank else str(place)), name, f"{counts[at] / mask.size:.2%}")
+            table.add_row(Text("" if rank else printable(place)), name, f"{counts[at] / mask.size:.2%}")
         table.add_section()
     if unreadable < len(paths):
         (console or Console()).print(table)

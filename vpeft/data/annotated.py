@@ -12,21 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.random import MT19937, RandomState, SeedSequence
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vpeft.data.augment import Changes, Pair, rescaled
-from vpeft.data.images import UnreadableImage, decode
+from vpeft.data.images import decode, upright_size
 from vpeft.data.loader import Fetch
 from vpeft.data.masked import MaskedSplit
 from vpeft.data.masks import ClassTable, read_mask
 from vpeft.data.opencv import resize
+from vpeft.data.steady import Steady
 
 Change = Callable[[np.ndarray, np.ndarray, Changes, RandomState], Pair]
 
-# EXIF's orientations that turn an image on its side.
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 # A stream of random numbers apart from that of the order.
 _CHANGE = 1
 
@@ -54,6 +52,7 @@ class Annotated:
             self.sizes = list(pool.map(_matching_size, split.images, split.masks))
             width = 4 if len(classes.names) <= 255 else 5  # bytes a pixel, mask included
             self.nbytes = width * sum(height * width for height, width in self.sizes)
+            self._images, self._masks = Steady(split.images), Steady(split.masks)
             self._pairs = list(pool.map(self._read, range(len(split)))) if self.nbytes <= limit else None
             if self._pairs is None:
                 self.nbytes = 0
@@ -73,10 +72,10 @@ class Annotated:
         return self._pairs[position] if self._pairs is not None else self._read(position)
 
     def _read(self, position: int) -> Pair:
-        return np.asarray(decode(self.split.images[position])), self._mask(position)
+        return np.asarray(self._images.read(position, decode)), self._mask(position)
 
     def _mask(self, position: int) -> np.ndarray:
-        return read_mask(self.split.masks[position], self.classes, self.reduce_zero_label)
+        return self._masks.read(position, lambda file: read_mask(file, self.classes, self.reduce_zero_label))
 
 
 class MaskedBatches(Dataset[dict[str, Tensor]]):
@@ -116,21 +115,10 @@ class MaskedBatches(Dataset[dict[str, Tensor]]):
 
 def _matching_size(image: Path, mask: Path) -> tuple[int, int]:
     """(H, W) of an image and of its mask, from their headers."""
-    size, wanted = _size(image), _size(mask)
+    size, wanted = upright_size(image), upright_size(mask)
     if size != wanted:
         raise ValueError(
             f"{image} is {size[1]} x {size[0]} pixels and its mask {mask} is {wanted[1]} x {wanted[0]}; a mask has a "
             "pixel for each of the image's. Replace the one that was resized or turned."
         )
     return size
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            on_its_side = opened.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
-    except Exception as error:  # Pillow's decoders raise whatever their format module meets
-        reason = f"{type(error).__name__}: {error}"
-        raise UnreadableImage(f"{path} could not be read as an image ({reason}); restore or remove it.") from error
-    return (width, height) if on_its_side else (height, width)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vpeft.data.images import Interpolation, Resize, UnreadableImage, load_image
 from vpeft.data.listing import Split
+from vpeft.data.steady import Steady
 
 # What a container may use, in the two versions of cgroups; a process outside any has none of these files.
 _CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -60,6 +61,7 @@ class Images:
         # writes to them there is one copy all the same; where workers are spawned torch shares it itself.
         fits = len(split) * 3 * size[0] * size[1] <= limit
         self._pixels = torch.empty((len(split), 3, *size), dtype=torch.uint8) if fits else None
+        self._steady = Steady([] if fits else split.files)
         # Even where nothing is kept: a bad file is to be found before training, and what is skipped before an
         # order is drawn.
         self._read_all(skip)
@@ -79,10 +81,14 @@ class Images:
         return 0 if self._pixels is None else self._pixels.nbytes
 
     def take(self, positions: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] of these positions [B]."""
+        """uint8 [B, 3, H, W] of these positions [B].
+
+        Raises:
+            UnreadableImage: A file that is read anew is gone or was changed.
+        """
         if self._pixels is not None:
             return self._pixels.index_select(0, positions)
-        return torch.stack([self._load(self.split.files[i]) for i in positions.tolist()])
+        return torch.stack([self._steady.read(i, self._load) for i in positions.tolist()])
 
     def _read_all(self, skip: bool) -> None:
         read = partial(self._read, skip=skip)
@@ -113,3 +119,5 @@ class Images:
         self.split = self.split.take(positions)
         if self._pixels is not None:
             self._pixels = self._pixels[positions]
+        else:
+            self._steady = self._steady.take(positions)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from vpeft.data.images import printable
 from vpeft.data.listing import Listing, Split, hold_out
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -29,8 +30,8 @@ def read(root: Path, name: str, split: Literal["train800", "train800val200"]) ->
             trains, or, without one, on a fifth of the training images.
 
     Raises:
-        ValueError: A split or every class is missing, a class folder is empty, two differ only in
-            case, or val/ or test/ has a class that train/ lacks.
+        ValueError: A split or every class is missing, a class folder is empty, is a link that leads nowhere or has a
+            name that is no UTF-8, two differ only in case, or val/ or test/ has a class that train/ lacks.
     """
     sorted_out = (root / "train").is_dir()
     if not sorted_out and any((root / part).is_dir() for part in ("test", "val")):
@@ -70,11 +71,27 @@ def read(root: Path, name: str, split: Literal["train800", "train800val200"]) ->
 def looks_like_one(root: Path) -> bool:
     """Whether there is a class folder with an image directly under `root` or `root/train`."""
     top = root / "train" if (root / "train").is_dir() else root
-    return any(_images(folder) for folder in top.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return any(find_images(top / name) for name in _folders(top))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every image below a folder, by its suffix, in sorted order.
+
+    Hidden files and folders are left out (macOS's `._a.jpg`, Jupyter's checkpoints). A link to a file is followed, a
+    link to a folder within `folder` is not: it could lead back here.
+
+    Raises:
+        OSError: A folder may not be read.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, file) for file in files if _is_image(file)]
+    return sorted(found)
 
 
 def _class_names(top: Path) -> list[str]:
-    names = sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = _folders(top)
     if len(names) < 2:
         found = f"one folder, {names[0]}" if names else "no folder"
         raise ValueError(f"{top} has {found}; a classifier needs at least two folders, one a class.")
@@ -88,14 +105,14 @@ def _class_names(top: Path) -> list[str]:
 
 
 def _read_split(top: Path, classes: list[str], partial: bool = False) -> Split:
-    present = [entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    present = _folders(top)
     if extra := sorted(set(present) - set(classes)):
         raise ValueError(f"{top} has the class folder '{extra[0]}', which the training images lack: {classes[:5]} ...")
     found = Split()
     for label, name in enumerate(classes):
         if partial and name not in present:
             continue
-        files = _images(top / name)
+        files = find_images(top / name)
         if not files:
             raise ValueError(f"The class folder {top / name} holds no image ({' '.join(SUFFIXES)}); fill or remove it.")
         found.files.extend(files)
@@ -105,11 +122,32 @@ def _read_split(top: Path, classes: list[str], partial: bool = False) -> Split:
     return found
 
 
-def _images(folder: Path) -> list[Path]:
+def _folders(top: Path) -> list[str]:
+    """Names of the class folders, sorted; one may be a link to a folder elsewhere."""
     found = []
-    for place, _, files in os.walk(folder):
-        found += [Path(place, file) for file in files if _is_image(file)]
+    for entry in top.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_symlink() and not _leads_somewhere(entry):
+            raise ValueError(f"{printable(entry)} is a link that leads nowhere; repair or remove it.")
+        if entry.is_dir():
+            if entry.name != printable(entry.name):
+                raise ValueError(
+                    f"The class folder {printable(entry)} has a name that is no UTF-8 or cannot be printed; rename it."
+                )
+            found.append(entry.name)
     return sorted(found)
+
+
+def _leads_somewhere(link: Path) -> bool:
+    try:
+        return link.exists()
+    except OSError:  # through too many links
+        return False
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # os.walk would leave out what it may not read
 
 
 def _is_image(file: str) -> bool:

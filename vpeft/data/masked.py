@@ -8,13 +8,13 @@ root/classes.txt                       a class a line, in the order of the ids
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vpeft.data.folder import SHARE, SUFFIXES
+from vpeft.data.folder import SHARE, SUFFIXES, find_images
+from vpeft.data.images import printable
 from vpeft.data.masks import ClassTable, ade20k, read_classes
 from vpeft.data.ranking import ranked
 
@@ -166,14 +166,13 @@ def _by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing; images are in images/ and their masks in masks/, under the same names.")
     found: dict[str, Path] = {}
-    for place, _, files in os.walk(folder):
-        for file in files:
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
-                path = Path(place, file)
-                name = path.relative_to(folder).with_suffix("").as_posix()
-                if name in found:
-                    raise ValueError(f"{found[name]} and {path} differ only in their suffix; keep one of them.")
-                found[name] = path
+    for path in find_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise ValueError(
+                f"{printable(found[name])} and {printable(path)} differ only in their suffix; keep one of them."
+            )
+        found[name] = path
     if not found:
         raise ValueError(f"{folder} holds no image ({' '.join(SUFFIXES)}); put some there.")
     return found

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ImageOps
 
-from vpeft.data.images import UnreadableImage
+from vpeft.data.images import UnreadableImage, checked, open_image, printable
 
 IGNORE, IGNORE_16 = 255, 65_535
 Colour = tuple[int, int, int]
@@ -126,11 +126,14 @@ def _checked(ids: np.ndarray, path: Path, classes: ClassTable, first: int) -> np
 
 def _decode(path: Path) -> tuple[str, np.ndarray]:
     try:
-        with Image.open(path) as opened:
-            return opened.mode, np.asarray(opened)
+        with open_image(checked(path)) as opened:
+            turned = ImageOps.exif_transpose(opened)  # as its image is
+            return turned.mode, np.asarray(turned)
+    except UnreadableImage:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever their format module meets
-        reason = f"{type(error).__name__}: {error}"
-        raise UnreadableImage(f"{path} could not be read as a mask ({reason}); restore or remove it.") from error
+        name, reason = printable(path), printable(f"{type(error).__name__}: {error}")
+        raise UnreadableImage(f"{name} could not be read as a mask ({reason}); restore or remove it.") from error
 
 
 def _widened(found: np.ndarray, mode: str, path: Path, classes: ClassTable) -> np.ndarray:

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from vpeft.data.images import UnreadableImage
+from vpeft.data.images import UnreadableImage, checked, open_image
 from vpeft.data.masked import MaskedSplit, pair
 from vpeft.data.masked import read as read_folder
 from vpeft.data.masks import ClassTable, read_classes, read_mask
@@ -186,7 +185,7 @@ class _Reader:
 
 def _by_category(path: Path, ignore: int) -> np.ndarray:
     try:
-        with Image.open(path) as opened:
+        with open_image(checked(path)) as opened:
             mode, found = opened.mode, np.asarray(opened)
     except OSError as error:
         raise UnreadableImage(f"{path} could not be read as a mask ({error}); restore or remove it.") from error

@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpeft.data.images import load_image
+from vpeft.data.images import load_image, open_image, upright_size
 
 # fmt: off
 SEMSEG = (
@@ -101,12 +101,11 @@ class PascalContext:
 
     def _mask(self, task: str, file: Path, image: Path) -> Tensor:
         mask = indices(file, self.outputs[task])
-        with Image.open(image) as opened:
-            if opened.size != mask.shape[::-1]:
-                raise ValueError(
-                    f"{file} is {mask.shape[1]}x{mask.shape[0]} and its image {opened.size[0]}x{opened.size[1]}; a "
-                    "mask has the size of its image."
-                )
+        if (size := upright_size(image)) != mask.shape:
+            raise ValueError(
+                f"{file} is {mask.shape[1]}x{mask.shape[0]} and its image {size[1]}x{size[0]}; a mask has the size of "
+                "its image."
+            )
         found = self._resized(mask).long()
         return torch.full_like(found, IGNORED) if task == "human_parts" and not found.any() else found
 
@@ -186,7 +185,7 @@ def _grey(file: Path) -> np.ndarray:
 
 def _open(file: Path, mode: str | None = None) -> np.ndarray:
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return np.array(image.convert(mode) if mode else image)
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{file} is not a whole image ({error}); unpack the download again.") from error

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vpeft.data.images import upright_size
 from vpeft.data.pascal_context import COUNTS, FOLDERS, find, identifiers, indices
 from vpeft.fetch import write_atomic
 
@@ -132,11 +133,7 @@ def verify(root: Path) -> list[str]:
 
 def _size(root: Path, name: str) -> tuple[int, int]:
     file = root / "JPEGImages" / f"{name}.jpg"
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise ValueError(f"{file} is missing or no image ({error}).") from error
+    return upright_size(file)
 
 
 def _write(file: Path, array: np.ndarray) -> None:

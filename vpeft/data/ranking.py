@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 
 def ranked(positions: Iterable[int], key: str, names: Sequence[str]) -> list[int]:
     """Positions in the order of the hashes of `key` and their names."""
-    return sorted(positions, key=lambda i: hashlib.sha256(f"{key}/{names[i]}".encode()).digest())
+    return sorted(
+        positions, key=lambda i: hashlib.sha256(f"{key}/{names[i]}".encode("utf-8", "surrogateescape")).digest()
+    )
 
 
 def stratified(labels: Sequence[int], sizes: Sequence[int], key: str) -> list[list[int]]:

@@ -27,6 +27,7 @@ from vpeft.data.segmentation import SegmentationData
 from vpeft.dense.segmentation_schema import InferenceConfig, SegmentationConfig
 from vpeft.evaluation import check_classes, check_free
 from vpeft.predict import find_device
+from vpeft.quiet import quieten
 from vpeft.schema import OptimConfig, TrainConfig
 from vpeft.tasks.segmentation import Segmentation, Segmented
 
@@ -50,6 +51,7 @@ class MaskPredictor:
     """
 
     def __init__(self, path: Path | str, weights: str | None = None, device: str | None = None) -> None:
+        quieten()
         self.device = find_device(device)
         tuned, self.manifest = load_adapter(path, weights)
         said = self.manifest

@@ -14,7 +14,6 @@ import lzma
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,11 +22,12 @@ from typing import IO, cast
 
 from PIL import Image
 
-from vpeft.fetch import stays_inside
+from vpeft.data.images import UnreadableImage, open_image
+from vpeft.fetch import BAD_ZIP, stays_inside
 
 _MAGIC = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _OPEN = {"tar": Path.open, "file": Path.open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
+_DAMAGED = (*BAD_ZIP, tarfile.TarError, lzma.LZMAError, OSError)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Stored:
         try:
             data = self._bytes()
         except _DAMAGED as error:
+            if _refused(error):
+                raise
             raise _damaged(self.archive, error, self.name) from error
         if len(data) != self.size:
             raise ValueError(
@@ -98,10 +100,12 @@ def decode(data: bytes, where: str) -> Image.Image:
         ValueError: It is no image.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(io.BytesIO(data), where)
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where} is not a whole image ({error}).") from error
+    except UnreadableImage:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{where} is not a whole image ({error}); fetch again what holds it.") from error
     return image
 
 
@@ -180,7 +184,14 @@ def _index(path: Path) -> Iterable[Stored]:
     try:
         return list(_zip(path) if kind == "zip" else _tar(path, kind))
     except _DAMAGED as error:
+        if _refused(error):
+            raise
         raise _damaged(path, error) from error
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the system refuses the file, which its own sentence names."""
+    return isinstance(error, OSError) and error.filename is not None
 
 
 def _damaged(path: Path, error: Exception, name: str | None = None) -> ValueError:
