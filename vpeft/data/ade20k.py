@@ -11,13 +11,12 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vpeft.data.masked import pair
-from vpeft.fetch import cache_dir, cache_lock, stays_inside
+from vpeft.fetch import BAD_ZIP, cache_dir, cache_lock, stays_inside
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 NAME = "ADEChallengeData2016"
@@ -85,15 +84,26 @@ def _extract(archive: Path, folder: Path, report: Progress, counts: Mapping[str,
                 target = folder / Path(member.filename).relative_to(NAME)
                 # Files are moved into place whole, so that one of the right size needs no second look.
                 if not (target.is_file() and target.stat().st_size == member.file_size):
-                    _write(target, opened.read(member))
+                    _write(target, _read(archive, opened, member))
                 report("extracting", done, len(wanted))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{archive} is not a whole zip archive ({error}); delete it and run this again.") from error
+    except BAD_ZIP as error:
+        raise _damaged(archive, error) from error
     except OSError as error:
         raise RuntimeError(
             f"{folder} could not be written: {error.strerror}. Make room or change its permissions and run "
             "this again; what is there is kept."
         ) from error
+
+
+def _read(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        return opened.read(member)
+    except OSError as error:  # a place that its table of contents states and the file does not have
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> ValueError:
+    return ValueError(f"{archive} is not a whole zip archive ({error}); delete it and run this again.")
 
 
 def _wanted(archive: Path, opened: zipfile.ZipFile, counts: Mapping[str, int]) -> list[zipfile.ZipInfo]:
@@ -118,8 +128,12 @@ def _wanted(archive: Path, opened: zipfile.ZipFile, counts: Mapping[str, int]) -
 def _write(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, target)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _download(url: str, report: Progress) -> Path:

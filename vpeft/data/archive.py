@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vpeft.fetch import stays_inside
+from vpeft.fetch import BAD_ZIP, stays_inside
 
 
 class Source(Protocol):
@@ -46,7 +46,7 @@ class Archive:
             return self._opened.read(member)
         except KeyError as error:
             raise ValueError(f"{self._opened.filename} holds no '{member}'; it is another version.") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (*BAD_ZIP, OSError) as error:
             raise ValueError(f"{self._opened.filename} is damaged at '{member}' ({error}); delete it.") from error
 
 
@@ -59,7 +59,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """
     try:
         opened = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (*BAD_ZIP, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{path} is not a complete zip archive ({error}); delete it and run again.") from error
     with opened:
         for name in opened.namelist():

@@ -116,8 +116,12 @@ def _read_list(folder: Path, stem: str, name: str, task: Task) -> Split:
             f"{path} is missing; a VTAB-1k task has {', '.join(f'{part}.txt' for part in LISTS)}, and this folder has "
             f"{', '.join(present) or 'none of them'}. Restore the list, or choose another data.split."
         )
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); restore it.") from error
     found = Split()
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             file, label = _parse(line, f"{path}, line {number}", name, len(task.classes))
             found.files.append(folder / file)

@@ -13,7 +13,6 @@ was drawn, so that there are 3,059 and 6,085.
 
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 import zlib
@@ -86,5 +85,5 @@ def _files(archive: Archive) -> dict[PurePosixPath, bytes]:
                 if len(name.parts) == 3 and (stored := opened.extractfile(info)):
                     files[name] = stored.read()
             return files
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{_INNER} in {archive.path} is not a whole tar archive ({error}); fetch it again.") from error

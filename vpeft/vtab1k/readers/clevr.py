@@ -71,7 +71,7 @@ def _scenes(archive: Archive, name: str) -> list[dict[str, Any]]:
         scenes = json.loads(archive.read(name), object_hook=_slim)["scenes"]
         for scene in scenes:
             _ = scene["image_filename"], [item["pixel_coords"][2] for item in scene["objects"]]
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{archive.path}: '{name}' is no list of scenes with image_filename and objects with pixel_coords "
             f"({error!r}); fetch the archive again."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
         ValueError: The archive is missing, damaged or in another order.
     """
     archive = Archive(locate(folder, ARCHIVES[0], HOW))
-    classes = np.load(io.BytesIO(archive.read("latents_classes.npy")), allow_pickle=False)
+    classes = _classes(archive)
     _refuse_another_order(classes, archive.path)
     images, start = _pixels(archive.member("imgs.npy"), len(classes))
     return {
@@ -53,10 +54,24 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     }
 
 
+def _classes(archive: Archive) -> np.ndarray:
+    data = archive.read("latents_classes.npy")
+    try:
+        classes = np.load(io.BytesIO(data), allow_pickle=False)
+        if classes.ndim != 2 or not classes.size or not np.issubdtype(classes.dtype, np.integer):
+            raise TypeError(f"it is {classes.dtype} of shape {classes.shape}")
+    except Exception as error:  # damaged bytes make NumPy's reader raise anything
+        raise ValueError(
+            f"{archive.path}: latents_classes is no table of whole numbers ({error}); fetch the archive again."
+        ) from error
+    return classes
+
+
 def _refuse_another_order(classes: np.ndarray, path: Path) -> None:
     sizes = tuple((classes.max(0) + 1).tolist())
-    expected = np.indices(sizes).reshape(len(sizes), -1).T
-    if classes.shape != expected.shape or not (classes == expected).all():
+    # As many first: the combinations of numbers that are not sizes would not fit into memory.
+    whole = classes.min() >= 0 and prod(sizes) == len(classes)
+    if not whole or not (classes == np.indices(sizes).reshape(len(sizes), -1).T).all():
         raise ValueError(
             f"{path}: latents_classes is not every combination of attributes in order; TFDS's order of the images "
             "follows from their positions."
@@ -66,8 +81,11 @@ def _refuse_another_order(classes: np.ndarray, path: Path) -> None:
 def _pixels(member: Stored, count: int) -> tuple[Stored, int]:
     # Three gigabytes unpacked, of which a tenth is needed: they are read row by row.
     head = io.BytesIO(member.part(0, min(1024, member.size)).read())
-    np.lib.format.read_magic(head)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    try:
+        np.lib.format.read_magic(head)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    except Exception as error:  # damaged bytes make NumPy's reader raise anything
+        raise ValueError(f"{member.archive}: imgs is no array ({error}); fetch the archive again.") from error
     if shape != (count, _SIDE, _SIDE) or fortran or dtype != np.uint8:
         raise ValueError(f"{member.archive}: imgs is {shape} {dtype}, not ({count}, {_SIDE}, {_SIDE}) uint8.")
     return member, head.tell()

@@ -38,7 +38,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     label = ranks({name.split("/")[2] for name in archive.below(images)}, _CLASSES, archive.path)
 
     def split(file: str) -> list[Example]:
-        listed = lines(archive.read(f"dtd/labels/{file}"))
+        listed = lines(archive.read(f"dtd/labels/{file}"), f"'{file}' in {archive.path}")
         wanted = ((f"{images}/{name}", name, label.get(name.split("/")[0], -1)) for name in listed)
         return examples(archive, wanted, _CLASSES)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vpeft.data.tables import VTAB
 from vpeft.vtab1k.archives import Archive
-from vpeft.vtab1k.readers.members import examples, lines
+from vpeft.vtab1k.readers.members import examples, lines, text
 from vpeft.vtab1k.source import Example, Needed, locate
 
 _URL = "https://s3.eu-central-1.amazonaws.com/avg-kitti"
@@ -68,10 +68,10 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 
 def _splits(devkit: Archive) -> dict[str, list[int]]:
-    mapping = devkit.read("mapping/train_mapping.txt").decode().splitlines()
+    mapping = _text(devkit, "train_mapping.txt").splitlines()
     drives = {place: line.split(" ") for place, line in enumerate(mapping, 1)}
     numbers: dict[str, list[int]] = defaultdict(list)
-    for image, place in enumerate(devkit.read("mapping/train_rand.txt").decode().split(",")):
+    for image, place in enumerate(_text(devkit, "train_rand.txt").split(",")):
         line = drives.get(int(place) if place.strip().isdecimal() else 0, ())
         if len(line) != 3:
             raise ValueError(
@@ -79,6 +79,8 @@ def _splits(devkit: Archive) -> dict[str, list[int]]:
                 "of mapping/train_mapping.txt (date, drive, frame) from 1."
             )
         numbers[line[1]].append(image)
+    if len(numbers) < 3:
+        raise ValueError(f"{devkit.path}: the mapping names {len(numbers)} drives; each of the three splits needs one.")
     draw = np.random.RandomState(123)
     count = max(1, len(numbers) // 10)
     test = set(draw.choice(sorted(numbers), count, replace=False).tolist())
@@ -89,12 +91,19 @@ def _splits(devkit: Archive) -> dict[str, list[int]]:
     return splits
 
 
+def _text(devkit: Archive, file: str) -> str:
+    return text(devkit.read(f"mapping/{file}"), f"'{file}' in {devkit.path}")
+
+
 def _label(labels: Archive, name: str) -> int:
     depths = [_NO_VEHICLE]
-    for line in lines(labels.read(name)):
+    for line in lines(labels.read(name), f"'{name}' in {labels.path}"):
         fields = line.split(" ")
         if len(fields) != 15 or fields[0] not in _TYPES:
             raise ValueError(f"{labels.path}: '{name}' has the line '{line}'; expected a type and 14 numbers.")
         if fields[0] in _VEHICLES:
-            depths.append(float(fields[13]))
+            try:
+                depths.append(float(fields[13]))
+            except ValueError as error:
+                raise ValueError(f"{labels.path}: '{name}' has the line '{line}', whose depth is no number.") from error
     return int((np.float32(min(depths)) > _BOUNDS).sum()) - 1

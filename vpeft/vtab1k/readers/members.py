@@ -47,6 +47,21 @@ def ranks(names: Collection[str], classes: int, path: Path) -> Mapping[str, int]
     return {name: label for label, name in enumerate(sorted(names))}
 
 
-def lines(data: bytes) -> list[str]:
-    """The lines of a text file that are not empty, without the spaces around them."""
-    return [line for raw in data.decode().splitlines() if (line := raw.strip())]
+def text(data: bytes, where: str) -> str:
+    """The words of a text file.
+
+    Args:
+        where: What it is, for the message.
+
+    Raises:
+        ValueError: It is no UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is no text ({error.reason} at byte {error.start}); fetch it again.") from error
+
+
+def lines(data: bytes, where: str) -> list[str]:
+    """The lines of a text file that are not empty, without the spaces around them; as `text`."""
+    return [line for raw in text(data, where).splitlines() if (line := raw.strip())]

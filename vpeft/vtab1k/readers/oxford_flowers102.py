@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from zlib import error as ZlibError
 
 import numpy as np
 from scipy.io import loadmat
@@ -69,8 +68,9 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 def _row(path: Path, variable: str) -> np.ndarray:
     try:
-        return loadmat(io.BytesIO(path.read_bytes()), variable_names=[variable])[variable][0]
-    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError, ZlibError, EOFError) as error:
+        row = loadmat(io.BytesIO(path.read_bytes()), variable_names=[variable])[variable][0]
+        return row.astype(np.int64, casting="same_kind")
+    except Exception as error:  # damaged bytes make SciPy's reader raise anything
         raise ValueError(
             f"{path} has no row '{variable}' that SciPy can read ({error!r}); fetch it again from {_URL}."
         ) from error

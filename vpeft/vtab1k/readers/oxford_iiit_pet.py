@@ -45,7 +45,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
     def split(file: str) -> list[Example]:
         wanted = []
-        for line in lines(annotations.read(f"annotations/{file}")):
+        for line in lines(annotations.read(f"annotations/{file}"), f"'{file}' in {annotations.path}"):
             fields = line.split(" ")
             if len(fields) != 4 or not fields[1].isdecimal():
                 raise ValueError(

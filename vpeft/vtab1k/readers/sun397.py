@@ -63,7 +63,8 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 
 def _list(wheel: Path, name: str) -> list[str]:
-    return lines(read_member(wheel, f"tensorflow_datasets/image_classification/sun397_{name}.txt"))
+    member = f"tensorflow_datasets/image_classification/sun397_{name}.txt"
+    return lines(read_member(wheel, member), f"'{member}' in {wheel}")
 
 
 def _image(member: Stored) -> Image.Image:

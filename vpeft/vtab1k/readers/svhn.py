@@ -6,7 +6,6 @@ N x 1 with 10 for the digit 0.
 
 from __future__ import annotations
 
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -45,12 +44,11 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 def _read(path: Path) -> list[Example]:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
         found = loadmat(path, variable_names=["X", "y"])
-        images, labels = found["X"], found["y"].reshape(-1)
-    except (MatReadError, KeyError, ValueError, TypeError, zlib.error, EOFError, OSError) as error:
+        images, labels = found["X"], found["y"].reshape(-1).astype(np.int64)
+    except Exception as error:  # damaged bytes make SciPy's reader raise anything
         raise ValueError(f"{path} is not a whole MATLAB file with X and y ({error}); fetch it again.") from error
     if images.shape != (32, 32, 3, len(labels)) or not ((labels >= 1) & (labels <= 10)).all():
         raise ValueError(f"{path}: X is {images.shape}, not 32 x 32 x 3 x {len(labels)}, or y is not within 1 to 10.")
