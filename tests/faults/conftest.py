@@ -1,0 +1,3 @@
+"""Tools run in this process, as in `tests/tools`."""
+
+from tests.tools.conftest import adapter, tool  # noqa: F401
