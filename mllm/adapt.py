@@ -62,7 +62,7 @@ def lora(
     from peft import LoraConfig
 
     if r < 1:
-        raise ValueError(f"lora: r is {r}; it is 1 or more.")
+        raise ValueError(f"lora: r is {r}; give 1 or more.")
     names = matched("lora", language.model, targets)
     config = LoraConfig(
         r=r,
@@ -156,7 +156,7 @@ def prefix(language: Language, tokens: int = 20, project: int | None = None) -> 
     from peft import PrefixTuningConfig, TaskType, get_peft_model
 
     if tokens < 1:
-        raise ValueError(f"prefix: tokens is {tokens}; it is 1 or more.")
+        raise ValueError(f"prefix: tokens is {tokens}; give 1 or more.")
     config = PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM,
         num_virtual_tokens=tokens,

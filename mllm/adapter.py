@@ -188,4 +188,6 @@ def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
         section = manifest.get(key)
         missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]
         if missing:
-            raise ValueError(f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter.")
+            raise ValueError(
+                f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter. Copy or make it again."
+            )

@@ -93,7 +93,8 @@ class Decoder:
         self.layers = [Layer(block, _family(block), self) for block in blocks]
         if not self.layers:
             raise ValueError(
-                f"{type(self.model).__name__} has no list of decoder layers. Known are models of {_known()} layers."
+                f"{type(self.model).__name__} has no list of decoder layers. Choose a language model of one of these: "
+                f"{_known()}."
             )
         self.first = 0
         self.hooked: list[tuple[nn.Module, str, nn.Module]] = []
@@ -154,7 +155,8 @@ class Layer:
         if role not in self.parts:
             inside = ", ".join(name for name, parts in FAMILIES.items() if role in parts)
             raise ValueError(
-                f"'{role}' of a {type(self.module).__name__} is not known here. It is known of {inside or 'no layer'}."
+                f"'{role}' of a {type(self.module).__name__} is not known here. It is known of {inside or 'no layer'}; "
+                "choose such a language model, or a connector or method that does not need it."
             )
         return self.module.get_submodule(self.parts[role])
 
@@ -269,7 +271,9 @@ def _family(block: nn.Module) -> dict[str, str]:
     for kind in type(block).__mro__:  # FSDP makes subclasses
         if kind.__name__ in FAMILIES:
             return FAMILIES[kind.__name__]
-    raise ValueError(f"Layers of type {type(block).__name__} are not known here. Known are {_known()}.")
+    raise ValueError(
+        f"Layers of type {type(block).__name__} are not known. Choose a language model of one of these: {_known()}."
+    )
 
 
 def _known() -> str:

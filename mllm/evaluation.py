@@ -156,7 +156,9 @@ def choose(data: MultimodalData, part: str, count: int | None) -> Shelf:
             seen.add(asked if sample.answers else None)
             positions.append(i)
     if not positions:
-        raise ValueError(f"{data.config.task} has no samples in '{part}', so there is nothing to answer.")
+        raise ValueError(
+            f"{data.config.task} has no samples in '{part}', so there is nothing to answer; choose another part."
+        )
     if count is not None and count < len(positions):
         names = [samples[i].id for i in positions]
         order = ranked(range(len(positions)), f"{data.config.task}-{part}", names)

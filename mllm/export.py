@@ -44,6 +44,7 @@ REFUSED = {
     "zero_init_prompt": _INSIDE,
     "visual_expert": _INSIDE,
 }
+_ELSE = "Use the adapter as it is, with tools/chat.py or tools/evaluate.py."
 
 
 def export(
@@ -72,13 +73,13 @@ def export(
     assistant = Assistant(path, weights, language, "cpu")
     name = assistant.manifest["connector"]["name"]
     if name in REFUSED:
-        raise ValueError(f"{path}: a model with the connector {name} cannot be exported: {REFUSED[name]}.")
+        raise ValueError(f"{path}: a model with the connector {name} cannot be exported: {REFUSED[name]}. {_ELSE}")
     model = assistant.model.float()
     model.mixed = False
     try:
         container = to_container(model)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be exported: {error}") from error
+        raise ValueError(f"{path} cannot be exported: {error} {_ELSE}") from error
     tokenizer = copy.deepcopy(model.about.tokenizer)
     if assistant.manifest["preparation"]["template"] != CHAT:
         tokenizer.chat_template = None  # training wrote conversations otherwise

@@ -45,11 +45,11 @@ class Decoding:
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("beams", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"decoding: {name} is {getattr(self, name)}; it is {least} or more.")
+                raise ValueError(f"decoding: {name} is {getattr(self, name)}; give {least} or more.")
         if self.temperature <= 0:
-            raise ValueError(f"decoding: temperature is {self.temperature}; it is above 0. Greedy is sample: false.")
+            raise ValueError(f"decoding: temperature is {self.temperature}; give more than 0. Greedy is sample: false.")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"decoding: top_p is {self.top_p}; it is above 0 and at most 1.")
+            raise ValueError(f"decoding: top_p is {self.top_p}; give more than 0 and at most 1.")
 
 
 def generate(

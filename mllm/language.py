@@ -70,11 +70,11 @@ def load(name: str, pretrained: str = "auto", dtype: str = "float32", seed: int 
         RuntimeError: The model could not be fetched.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"language: dtype is '{dtype}'; it is one of {', '.join(DTYPES)}.")
+        raise ValueError(f"language: dtype is '{dtype}'; give one of {', '.join(DTYPES)}.")
     if pretrained not in ("auto", "none"):
         raise ValueError(
-            f"language: pretrained is '{pretrained}'; it is auto or none. Weights in another place are named as "
-            "hf:FOLDER."
+            f"language: pretrained is '{pretrained}'; give auto or none. Weights in another place are named "
+            "by language.name, as hf:FOLDER."
         )
     folder, source, origin = _find(name)
     _check_folder(folder, pretrained)
@@ -91,7 +91,7 @@ def load(name: str, pretrained: str = "auto", dtype: str = "float32", seed: int 
     if len(tokenizer) > shape.vocab:
         raise ValueError(
             f"The tokenizer of {name} has {len(tokenizer)} tokens and its model embeds {shape.vocab}; they do not "
-            "belong together."
+            "belong together. Give a folder to which save_pretrained wrote both."
         )
     return Language(model, tokenizer, name, weights, shape, getattr(model.config, "max_position_embeddings", 2**31))
 
@@ -177,7 +177,10 @@ def downloaded(hub_id: str, files: Sequence[str]) -> Path:
 def _check_folder(folder: Path, pretrained: str) -> None:
     config = folder / "config.json"
     if not config.is_file():
-        raise ValueError(f"{folder} holds no config.json, so it is not a model of transformers.")
+        raise ValueError(
+            f"{folder} holds no config.json, so it is not a model of transformers; give a folder that save_pretrained "
+            "wrote."
+        )
     try:
         stored = json.loads(config.read_text())
     except json.JSONDecodeError as error:
@@ -203,7 +206,10 @@ def _config(folder: Path) -> Any:
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
+        raise ValueError(
+            f"transformers cannot read {folder / 'config.json'} ({error}); choose a model that the installed "
+            "version knows."
+        ) from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
             f"{folder} is a '{config.model_type}', which is not a causal language model; choose one that is, as Llama, "
@@ -270,7 +276,9 @@ def _pretrained(folder: Path, config: Any, dtype: torch.dtype) -> Any:
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"The weights in {folder} cannot be loaded: {error}") from error
+        raise ValueError(
+            f"The weights in {folder} cannot be loaded ({error}); copy or download the folder again."
+        ) from error
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise ValueError(

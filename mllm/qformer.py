@@ -68,7 +68,7 @@ class QFormer(nn.Module):
         positive(tokens=queries, dim=dim, depth=depth, heads=heads, hidden=hidden, cross_every=cross_every)
         positive(vocab=1 if vocab is None else vocab, positions=positions)
         if dim % heads:
-            raise ValueError(f"heads is {heads}, which does not divide dim, {dim}.")
+            raise ValueError(f"heads is {heads}, which does not divide dim, {dim}; give a divisor of it.")
         self.queries = nn.Parameter(torch.empty(1, queries, dim))
         self.words = None if vocab is None else nn.Embedding(vocab, dim)
         self.positions = None if vocab is None else nn.Embedding(positions, dim)

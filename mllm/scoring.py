@@ -60,7 +60,9 @@ class Scorer:
             ValueError: There is nothing to score, or the right answers are not of the kind that the rule compares with.
         """
         if not answers:
-            raise ValueError("There is no answer to score; the part that is evaluated has no samples.")
+            raise ValueError(
+                "There is no answer to score: the part that is evaluated has no samples. Evaluate another part."
+            )
         return self.measure(answers, references)
 
 

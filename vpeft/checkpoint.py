@@ -106,7 +106,10 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
 def _kind(path: Path, manifest: dict[str, Any]) -> str:
     kind = manifest.get("kind", "classification")
     if kind not in _BUILDERS:
-        raise ValueError(f"{path} is an adapter of kind '{kind}', and there are {', '.join(_BUILDERS)}.")
+        raise ValueError(
+            f"{path} is an adapter of kind '{kind}', and this version knows {', '.join(_BUILDERS)}; install a newer "
+            "vpeft."
+        )
     return kind
 
 
@@ -207,4 +210,6 @@ def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
         section = manifest.get(key)
         missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]
         if missing:
-            raise ValueError(f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter.")
+            raise ValueError(
+                f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter. Copy or make it again."
+            )

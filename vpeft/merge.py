@@ -45,7 +45,10 @@ def merge(adapter: Path | str, output: Path | str, weights: str | None = None) -
         raise ValueError(f"{output} is not a name for the merged weights; it has to end in .safetensors.")
     tuned, manifest = load_adapter(adapter, weights)
     if (kind := manifest.get("kind", "classification")) != "classification":
-        raise ValueError(f"{adapter} is of kind {kind}: its neck and heads are not weights of a vendor's model.")
+        raise ValueError(
+            f"{adapter} is of kind {kind}: its neck and heads have no place in a vendor's model, and only adapters of "
+            "kind classification are merged into a file. Use it as it is, with tools/test.py or tools/predict.py."
+        )
     library = tuned.backbone.recipe.library if tuned.backbone.recipe else "timm"
     if not output.suffix and library != "hf":
         raise ValueError(

@@ -66,7 +66,7 @@ class Settings:
         for name, value in dataclasses.asdict(self).items():
             least = 1 if name in ("epochs", "inner_steps") else 0
             if not (math.isfinite(value) and value >= least):
-                raise ConfigError(f"meta-training: {name} is {value}; it is at least {least}.")
+                raise ConfigError(f"meta-training: {name} is {value}; give {least} or more.")
 
 
 @dataclass

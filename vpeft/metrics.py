@@ -70,7 +70,7 @@ def evaluate(logits: Tensor, labels: Tensor) -> Evaluation:
 
     logits, labels = logits.float().cpu(), labels.cpu()
     if not len(labels):
-        raise ValueError("There is nothing to measure: the evaluated split has no images.")
+        raise ValueError("There is nothing to measure: the evaluated split has no images. Evaluate data that has some.")
     count, classes = logits.shape
     # torchmetrics counts through an [N, K * K] table when deterministic algorithms are on: 30 GB for 397 classes.
     pairs = torch.bincount(labels * classes + logits.argmax(dim=1), minlength=classes * classes)

@@ -215,7 +215,8 @@ class Block:
             ((affine, rows),) = self.find(role)
             if not affine.called:
                 raise ValueError(
-                    f"{type(self.attention).__name__} reads '{role}' as a tensor, so that no keys can join its own."
+                    f"{type(self.attention).__name__} reads '{role}' as a tensor, so that no keys can join its own. "
+                    "Take the same weights from timm."
                 )
             affine.owner.register_forward_hook(InRows(self._keys, which, rows))
         self.attention.register_forward_pre_hook(self._keys.lengthen, with_kwargs=True)
@@ -253,7 +254,7 @@ class Block:
         for affine, rows in (found for role in roles for found in self.find(role)):
             taken = grouped.setdefault(id(affine), (affine, []))[1]
             if any(rows.start < other.stop and other.start < rows.stop for other in taken):
-                raise ValueError(f"{roles} name the same map twice.")
+                raise ValueError(f"{', '.join(roles)} name one map twice, as qkv holds q; leave one of them out.")
             taken.append(rows)
         return [(affine, sorted(taken, key=lambda rows: rows.start)) for affine, taken in grouped.values()]
 

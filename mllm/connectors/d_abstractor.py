@@ -69,7 +69,7 @@ class DAbstractor(nn.Module):
         super().__init__()
         positive(dim=dim, depth=depth, heads=heads, points=points, ffn=ffn)
         if dim % heads:
-            raise ValueError(f"heads is {heads}, which does not divide dim, {dim}.")
+            raise ValueError(f"heads is {heads}, which does not divide dim, {dim}; give a divisor of it.")
         self.vision, self.side = vision, square(tokens, vision)
         self.tokens = tokens + end_tokens
         self.into = nn.Identity() if vision.dim == dim else nn.Linear(vision.dim, dim)

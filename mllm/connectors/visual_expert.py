@@ -84,7 +84,8 @@ class VisualExpert(nn.Module):
         image, time = layout.image_mask, layout.time
         if image.sum() != len(layout.row) * self.tokens:
             raise ValueError(
-                f"{int(image.sum())} positions are of images; {len(layout.row)} images take {self.tokens} each."
+                f"{int(image.sum())} positions are of images; {len(layout.row)} images take {self.tokens} each. "
+                "Build the batch with the tokens of this connector."
             )
         place = (image.long().cumsum(dim=1) - 1) % self.tokens  # within its image: 0 boi, 1 to P patches, P + 1 eoi
         expert = image & (place <= self.patches)

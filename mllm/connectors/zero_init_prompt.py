@@ -72,11 +72,11 @@ class ZeroInitPrompt(nn.Module):
             layers = max(1, text.layers - 1)
         positive(prompts=prompts, dim=dim, heads=heads)
         if depth < 0:
-            raise ValueError(f"depth is {depth}; 0 reads the mean of the tokens, and more are blocks.")
+            raise ValueError(f"depth is {depth}; give 0, which reads the mean of the tokens, or a number of blocks.")
         if not 1 <= layers <= text.layers:
             raise ValueError(f"layers is {layers}; the language model has {text.layers}, so 1 to that many fit.")
         if dim % heads:
-            raise ValueError(f"dim is {dim} and heads is {heads}, which does not divide it.")
+            raise ValueError(f"heads is {heads}, which does not divide dim, {dim}; give a divisor of it.")
         self.text = text
         self.layers = Modules[Prompts](Prompts(prompts, text) for _ in range(layers))
         self.into, self.into_norm = nn.Linear(vision.dim, dim), nn.LayerNorm(dim)

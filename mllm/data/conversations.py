@@ -59,7 +59,10 @@ def to_sample(record: Any, place: str, root: Path, file: str) -> Sample:
     where = f"{file}: sample '{id}'"
     turns = record.get("conversations") if isinstance(record, Mapping) else None
     if not isinstance(turns, list):
-        raise ValueError(f"{where} has no list 'conversations' of turns.")
+        raise ValueError(
+            f"{where} has no list 'conversations' of turns; write them as "
+            "[{'from': 'human', 'value': ...}, {'from': 'gpt', 'value': ...}]."
+        )
     images, spoken = image_paths(record, root, where), tuple(_turn(turn, where) for turn in turns)
     return Sample(id, images, spoken, file, _answers(record.get("answers", []), where))
 
@@ -95,11 +98,13 @@ def load_records(file: Path) -> list[Any]:
         raise ValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
     except json.JSONDecodeError as error:
         hint = "; a file with one object a line is called .jsonl" if error.msg == "Extra data" else ""
-        raise ValueError(f"{file} is not JSON: {error.msg} at line {error.lineno}{hint}.") from error
+        raise ValueError(f"{file} is not JSON: {error.msg} at line {error.lineno}{hint}. Correct it.") from error
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}. Check data.root and data.files.") from error
     if not isinstance(records, list):
-        raise ValueError(f"{file} holds {type(records).__name__} and not a list of samples.")
+        raise ValueError(
+            f"{file} holds a {type(records).__name__} and not a list of samples; write them between [ and ]."
+        )
     return records
 
 
@@ -110,7 +115,7 @@ def _lines(file: Path, text: str) -> list[Any]:
             try:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}, is not JSON: {error.msg}.") from error
+                raise ValueError(f"{file}, line {number}, is not JSON: {error.msg}. Correct it.") from error
     return found
 
 

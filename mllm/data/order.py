@@ -35,7 +35,7 @@ def first_fit(lengths: Sequence[int], capacity: int, seed: int, window: int = WI
         ValueError: A sample is longer than a row.
     """
     if len(lengths) and max(lengths) > capacity:
-        raise ValueError(f"A sample of {max(lengths)} tokens does not fit into a row of {capacity}.")
+        raise ValueError(f"A sample of {max(lengths)} tokens does not fit into a row of {capacity}; make rows longer.")
     order = np.random.default_rng([seed, _PACK]).permutation(len(lengths))
     rows: list[list[int]] = []
     for start in range(0, len(order), window):

@@ -202,7 +202,7 @@ def test_a_backbone_that_pools_its_patches_cannot_take_prompts_of_the_official_c
 def test_classes_that_do_not_fit_the_head_are_refused(tmp_path):
     for asked, said in (
         (Preparation(classes=["a", "b"]), "has 5 classes, and 2 were named"),
-        (Preparation(classes=["a", "b", "c", "d", "a"]), "Two classes have one name"),
+        (Preparation(classes=["a", "b", "c", "d", "a"]), "Two classes are named 'a'"),
         (Preparation(task="cifar100"), "has 5 classes, and 100 were named"),
     ):
         found, body, file = read("ssf", files.ssf("cls_ssf"), tmp_path)

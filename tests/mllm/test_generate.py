@@ -194,10 +194,10 @@ def test_several_prompts_or_beams_are_not_streamed():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it is 1 or more"),
-        ({"beams": 0}, "beams is 0; it is 1 or more"),
-        ({"temperature": 0}, "temperature is 0; it is above 0"),
-        ({"top_p": 0}, "top_p is 0; it is above 0 and at most 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; give 1 or more"),
+        ({"beams": 0}, "beams is 0; give 1 or more"),
+        ({"temperature": 0}, "temperature is 0; give more than 0"),
+        ({"top_p": 0}, "top_p is 0; give more than 0 and at most 1"),
     ],
 )
 def test_settings_that_choose_nothing_are_refused(options, said):

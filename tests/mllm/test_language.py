@@ -162,8 +162,8 @@ def test_a_missing_or_unending_or_foreign_tokenizer_is_refused(folder):
         ("smollm2_135m", {}, ValueError, "no language model 'smollm2_135m'.*did you mean 'smollm2_135m_instruct'"),
         ("hf:", {}, ValueError, "no language model 'hf:'"),
         ("hf:nobody/nothing", {}, RuntimeError, "hf:nobody/nothing is no folder here, and no model hub delivered it"),
-        ("hf:.", {"dtype": "float16"}, ValueError, "dtype is 'float16'; it is one of float32, bfloat16"),
-        ("hf:.", {"pretrained": "x.safetensors"}, ValueError, "pretrained is 'x.safetensors'; it is auto or none"),
+        ("hf:.", {"dtype": "float16"}, ValueError, "dtype is 'float16'; give one of float32, bfloat16"),
+        ("hf:.", {"pretrained": "x.safetensors"}, ValueError, "pretrained is 'x.safetensors'; give auto or none"),
     ],
 )
 def test_names_and_settings_that_there_are_not_are_refused(name, options, error, said):

@@ -95,7 +95,7 @@ def write(language, tmp_path):
         (["--vision.layer", "9"], "layer is 9, and test_vit.r160_in1k has 6 blocks"),
         (["--vision.prefx", "true"], r"command line: there is no 'vision.prefx'; did you mean 'vision.prefix'\?"),
         (["--language.name", "smolm"], r"There is no language model 'smolm' .* there is smollm2_135m_instruct"),
-        (["--language.pretrained", "some"], "language: pretrained is 'some'; it is auto or none"),
+        (["--language.pretrained", "some"], "language: pretrained is 'some'; give auto or none"),
         (["--language.dtype", "float16"], "language.dtype"),
         (["--language.checkpointing", "true", "--language_method.name", "prefix"], "stands in. Use another"),
         (["--language_method.name", "bitfit"], "bitfit found no bias in .* models of its kind have none"),

@@ -73,7 +73,7 @@ def test_vectors_decay_when_asked_and_the_head_follows_the_method():
 
 
 def test_nothing_to_train_is_an_error():
-    with pytest.raises(ValueError, match="No parameter is trainable"):
+    with pytest.raises(ValueError, match="There is nothing to train"):
         parameter_groups({"method": [], "backbone": [], "head": []}, OptimConfig())
 
 

@@ -89,7 +89,7 @@ def test_a_connector_that_no_container_holds_is_refused(tool, tmp_path):
     assert ended.code == 2
     assert ended.err == (
         f"error: {path}: a model with the connector avg_pool cannot be exported: LLaVA's container hands on every "
-        "token that it reads and averages none.\n"
+        "token that it reads and averages none. Use the adapter as it is, with tools/chat.py or tools/evaluate.py.\n"
     )
 
 

@@ -38,5 +38,5 @@ def test_wrong_words_are_one_sentence(tool, trained):
     assert "the following arguments are required: -o" in error(DAM_VP, "--tasks", "digits")
     assert "invalid int value: 'many'" in error(DAM_VP, "--tasks", "a", "-o", "m.safetensors", "--epochs", "many")
     assert "there is no 'data.rot'" in error(DAM_VP, "--tasks", "a", "-o", "m.safetensors", "--data.rot", "x")
-    assert "epochs is 0; it is at least 1" in error(DAM_VP, "--tasks", "a", "-o", "m.safetensors", "--epochs", "0")
+    assert "epochs is 0; give 1 or more" in error(DAM_VP, "--tasks", "a", "-o", "m.safetensors", "--epochs", "0")
     assert not trained

@@ -92,7 +92,8 @@ def save(
         width = found.head["linear.weight"].shape[1]
         if width != backbone.dim:
             raise ValueError(
-                f"The head in {found.source['file']} reads {width} features; {backbone.name} has {backbone.dim}."
+                f"The head in {found.source['file']} reads {width} features; {backbone.name} has {backbone.dim}. Give "
+                "the backbone that it was trained on."
             )
         head.load_state_dict(dict(found.head))
     else:
@@ -150,7 +151,11 @@ def _classes(found: Found, asked: Preparation) -> tuple[str, list[str], list[str
             "VTAB-1k's tasks."
         )
     if count is not None and len(classes) != count:
-        raise ValueError(f"The head in {found.source['file']} has {count} classes, and {len(classes)} were named.")
+        raise ValueError(
+            f"The head in {found.source['file']} has {count} classes, and {len(classes)} were named; name each once, "
+            "in the order of its outputs."
+        )
     if len(set(classes)) < len(classes):
-        raise ValueError("Two classes have one name; each needs its own.")
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise ValueError(f"Two classes are named '{twice}'; give each a name of its own.")
     return task, classes, []

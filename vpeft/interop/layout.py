@@ -69,7 +69,9 @@ def shape(tensors: Tensors, name: str) -> tuple[int, ...]:
     """
     if name not in tensors:
         some = ", ".join(sorted(tensors)[:3])
-        raise ValueError(f"lacks {name}, and holds {some}, ...: it is not a file of this method")
+        raise ValueError(
+            f"lacks {name}, and holds {some}, ...: it is not a file of this method. Give the kind that it is of"
+        )
     return tuple(tensors[name].shape)
 
 

@@ -77,7 +77,7 @@ def read(kind: str, path: Path | str, backbone: Backbone, options: Mapping[str, 
     if strange := [name for name in left if re.search(layout.marks, name)]:
         raise ValueError(
             f"{path} holds {strange[0]}{_more(strange)}, for which there is no place in {kind} on {backbone.name}: it "
-            "is of a deeper backbone or of another variant of the method."
+            "is of a deeper backbone or of another variant of the method. Give the backbone that it was trained on."
         )
     if left:
         notes.append(f"{len(left)} tensors of the file were not used: {', '.join(left[:3])}{_more(left[2:])}")
@@ -108,16 +108,22 @@ def _arrays(path: Path) -> dict[str, Tensor] | None:
 
 def _joined(path: Path, tensors: Tensors, names: tuple[str, ...], like: Tensor | None = None) -> Tensor:
     if missing := [name for name in names if name not in tensors]:
-        raise ValueError(f"{path} lacks {missing[0]}, so it is not whole, or was trained on a smaller backbone.")
+        raise ValueError(
+            f"{path} lacks {missing[0]}: it is not whole, or was trained on a smaller backbone. Copy it again, or give "
+            "the backbone that it was trained on."
+        )
     parts = [tensors[name] for name in names]
     if len({part.shape[1:] for part in parts}) > 1:
         shapes = ", ".join(f"{name} {list(tensors[name].shape)}" for name in names)
-        raise ValueError(f"{path} holds tensors that belong together and do not fit each other: {shapes}.")
+        raise ValueError(
+            f"{path} holds tensors that belong together and do not fit each other: {shapes}. It is damaged; copy it "
+            "again."
+        )
     whole = torch.cat(parts) if len(parts) > 1 else parts[0]
     if like is not None and whole.shape != like.shape:
         raise ValueError(
             f"{path} holds {' and '.join(names)} as {list(whole.shape)}, and this backbone and these options need "
-            f"{list(like.shape)}."
+            f"{list(like.shape)}. Give the backbone and the options that it was trained with."
         )
     return whole.to(like.dtype if like is not None else whole.dtype)
 

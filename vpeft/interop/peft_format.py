@@ -45,6 +45,10 @@ _READ = {
     *("layers_to_transform", "layers_pattern", "feedforward_modules", "eva_config", "loftq_config", "megatron_core"),
     *("qalora_group_size", "ensure_weight_tying", "bias", "runtime_config"),
 }
+# What to do with a folder that is not read, or is not of this backbone, and with an adapter that is not written.
+_MERGE = "Merge it with peft (merge_and_unload) and use the merged weights as a backbone."
+_OTHER = "Give the backbone that it was trained on, or merge it with peft (merge_and_unload)."
+_OWN = "Only adapters that classify are written; use this one as it is."
 # Starts that leave the backbone's weights as they are.
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
@@ -68,7 +72,7 @@ def export(adapter: Path | str, output: Path | str, weights: str | None = None) 
     output = Path(output)
     tuned, manifest = load_adapter(adapter, weights)
     if (kind := manifest.get("kind", "classification")) != "classification":
-        raise ValueError(f"{adapter} is of kind {kind}: its neck and heads have no place in peft's format.")
+        raise ValueError(f"{adapter} is of kind {kind}: its neck and heads have no place in peft's format. {_OWN}")
     named = [name_of(method) for method in tuned.methods]
     if len(named) != 1 or named[0] not in _WRITERS:
         raise ValueError(f"{adapter} has {'+'.join(named)}; peft's format is written for one of {', '.join(_WRITERS)}.")
@@ -137,7 +141,7 @@ def read(folder: Path | str, backbone: Backbone) -> Found:
     _refuse_variants(folder, config)
     file = next((path for name in ("safetensors", "bin") if (path := folder / f"adapter_model.{name}").is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"{folder} holds no adapter_model.safetensors.")
+        raise FileNotFoundError(f"{folder} holds no adapter_model.safetensors; copy all that peft saved.")
     modules = modules_of(backbone)
     known = {module.name for block in modules for module in block.values()}
     changed: dict[str, dict[str, Tensor]] = {}
@@ -157,11 +161,14 @@ def read(folder: Path | str, backbone: Backbone) -> Found:
             )
         changed.setdefault(place, {})[part.removesuffix(".weight")] = tensor
     if not changed:
-        raise ValueError(f"{folder} changes nothing: {file.name} holds no {' or '.join(_PARTS)}.")
+        raise ValueError(
+            f"{folder} changes nothing: {file.name} holds no {' or '.join(_PARTS)}. Give a folder of LoRA, DoRA or "
+            "(IA)^3."
+        )
     try:
         spec, state = _READERS[kind](config, changed, modules)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}.") from error
+        raise ValueError(f"{folder}: {error}. {_OTHER}") from error
     spec = methods.resolve(spec)
     assert isinstance(spec, dict)
     notes = ["the folder holds nothing of the backbone, so nobody can tell whether it is the right one"]
@@ -176,19 +183,21 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from error
+        raise ValueError(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is not a configuration of peft.")
+        raise ValueError(f"{path} is not a configuration of peft; give the folder that peft saved.")
     return found
 
 
 def _refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse, by its name, whatever changes what an adapter computes and is not read."""
     if odd := [key for key, value in config.items() if key not in _READ and value]:
-        raise ValueError(f"{folder} sets {odd[0]}: {config[odd[0]]!r}, which is a variant that cannot be read.")
+        raise ValueError(
+            f"{folder} sets {odd[0]}: {config[odd[0]]!r}, which is a variant that cannot be read. {_MERGE}"
+        )
     if config.get("bias", "none") != "none":
         raise ValueError(
-            f"{folder} sets bias: {config['bias']!r}, so that biases were trained too, which are not read."
+            f"{folder} sets bias: {config['bias']!r}, so that biases were trained too, which are not read. {_MERGE}"
         )
     if (start := config.get("init_lora_weights")) not in _STARTS:
         raise ValueError(
@@ -205,7 +214,7 @@ def _head(folder: Path, rest: Mapping[str, Tensor]) -> dict[str, Tensor]:
     stem = weights[0].removesuffix(".weight") if weights else ""
     if odd := sorted(set(rest) - {f"{stem}.weight", f"{stem}.bias"}):
         raise ValueError(
-            f"{folder} holds {odd[0]} in modules_to_save, which is neither the method nor one linear head."
+            f"{folder} holds {odd[0]} in modules_to_save, which is neither the method nor one linear head. {_MERGE}"
         )
     weight = rest[f"{stem}.weight"].float()
     bias = rest.get(f"{stem}.bias", torch.zeros(len(weight))).float()

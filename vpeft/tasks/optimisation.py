@@ -67,7 +67,7 @@ def parameter_groups(
         result.append({"name": f"{name}_undecayed", "params": undecayed, "lr": lr, "weight_decay": 0.0})
     result = [group for group in result if group["params"]]
     if not result:
-        raise ValueError("No parameter is trainable: neither a method nor the head owns one that requires a gradient.")
+        raise ValueError("There is nothing to train: no method and no head with parameters is given; give a method.")
     return result
 
 

@@ -78,7 +78,7 @@ def parts(task: str, sizes: Mapping[str, int]) -> dict[str, tuple[str, range]]:
             raise ValueError(
                 f"{task}: {found:,} examples were found for TFDS's split '{split}' and not {expected:,}; with another "
                 "number VTAB-1k's choice of images is not the published one. The archive is incomplete or another "
-                "version."
+                "version; fetch it again."
             )
     start = sum(sizes[cut.val] * percent // 100 for percent in cut.before_val)
     end = sum(sizes[cut.test] * percent // 100 for percent in cut.before_test)

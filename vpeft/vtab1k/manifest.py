@@ -113,7 +113,9 @@ def read(folder: Path, task: str) -> dict[str, Any]:
     if not same:
         raise ValueError(f"{path} was changed after it was written: its sha256 differs. {remedy(folder, task)}")
     if content["task"] != task:
-        raise ValueError(f"{path} is of the task '{content['task']}' and not of '{task}'; the folder was renamed.")
+        raise ValueError(
+            f"{path} is of the task '{content['task']}' and not of '{task}'; give the folder its own name back."
+        )
     return content
 
 

@@ -38,6 +38,6 @@ def stored_order(examples: Sequence[Example], split: str) -> list[int]:
         if places[first] == places[second]:
             raise ValueError(
                 f"Two examples of {split} have the key '{examples[first].key}'; the archive holds a file twice, and "
-                "its order would not be that of TFDS."
+                "its order would not be that of TFDS. Fetch it again."
             )
     return order

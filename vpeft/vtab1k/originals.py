@@ -29,7 +29,14 @@ def select(task: str, folder: Path, accept_other: bool = False) -> Selection:
     """
     source = reader(task)
     archives = check_archives(task, source.ARCHIVES, source.HOW, folder, accept_other)
-    found = source.read(folder, task)
+    try:
+        found = source.read(folder, task)
+    except ValueError as error:
+        strange = [one for one, about in zip(source.ARCHIVES, archives, strict=True) if not about["known"]]
+        if not strange:
+            raise
+        again = ", ".join(f"{one.name} from {one.url}" for one in strange)
+        raise ValueError(f"{error} It may not be the archive that this reads; fetch again {again}.") from error
     _check_classes(task, found)
     where = {split: stored_order(examples, split) for split, examples in found.items()}
     images: list[tuple[tuple[str, int], Chosen]] = []
@@ -61,7 +68,7 @@ def _check_classes(task: str, found: dict[str, list[Example]]) -> None:
         raise ValueError(
             f"{task}: the archives hold {len(seen)} classes and not {classes}; no example has the labels "
             f"{', '.join(map(str, missing[:5]))}{' ...' if len(missing) > 5 else ''}. They are incomplete or of "
-            "another version."
+            "another version; fetch those that --needed lists."
         )
 
 

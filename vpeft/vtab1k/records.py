@@ -55,7 +55,7 @@ def read_record(file: Stored, offset: int, size: int) -> bytes:
     both = file.part(offset, size + _TAIL).read()
     data, stored = both[:size], int.from_bytes(both[size:], "little")
     if masked_crc(data) != stored:
-        raise ValueError(f"{file.name} is damaged in the record at byte {offset:,} (its checksum differs).")
+        raise ValueError(f"{file.name} is damaged at byte {offset:,} (a checksum differs); fetch or prepare it again.")
     return data
 
 

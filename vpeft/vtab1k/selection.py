@@ -71,7 +71,7 @@ def check_label(task: str, label: int, what: str) -> None:
     if not 0 <= label < classes:
         raise ValueError(
             f"{task}: {what} has the label {label}; the task has {classes} classes, so labels 0 to {classes - 1}. "
-            "This is another version of the data set."
+            "This is another version of the data set; fetch the published one."
         )
 
 

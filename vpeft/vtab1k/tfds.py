@@ -161,7 +161,7 @@ def prepare(task: str, folder: Path) -> Path:
         raise ValueError(f"{task}: TFDS could not prepare {data.path} in {folder}: {error}. {how}") from error
     if place := find(task, folder):
         return place
-    raise ValueError(f"{task}: TFDS prepared {data.path}, but {folder} has no version {data.accepted} of it.")
+    raise ValueError(f"{task}: TFDS prepared {data.path}, but {folder} has no version {data.accepted} of it. {how}")
 
 
 def _shards(place: Path, split: str) -> list[tuple[Stored, int]]:
@@ -221,7 +221,10 @@ def _load(task: str, shard: Stored, offset: int, size: int) -> Loaded:
         label = PREPARED[task].label(fields)
         image = decode(fields["image"][0], where)
     except (KeyError, IndexError) as error:
-        raise ValueError(f"{where} lacks {error}; it is another version of the data set.") from error
+        raise ValueError(
+            f"{where} lacks {error}; it is another version of the data set than {PREPARED[task].accepted}. Prepare "
+            "that."
+        ) from error
     gain = PREPARED[task].gain
     name = next((fields[field][0].decode() for field in _NAMES if fields.get(field)), None)
     return (np.asarray(image) * np.uint8(gain) if gain != 1 else image), label, name

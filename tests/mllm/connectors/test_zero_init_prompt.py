@@ -188,8 +188,8 @@ def test_the_formula_of_the_docstring_counts_its_parameters(dv, d, big):
         ({"prompts": 0}, "prompts is 0; it has to be at least 1"),
         ({"layers": 0}, "layers is 0; the language model has 4, so 1 to that many fit"),
         ({"layers": 5}, "layers is 5; the language model has 4"),
-        ({"depth": -1}, "depth is -1; 0 reads the mean of the tokens"),
-        ({"heads": 5}, "dim is 768 and heads is 5, which does not divide it"),
+        ({"depth": -1}, "depth is -1; give 0, which reads the mean of the tokens"),
+        ({"heads": 5}, "heads is 5, which does not divide dim, 768; give a divisor"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options, words):

@@ -69,7 +69,7 @@ def test_a_record_that_is_none_names_file_and_id(tmp_path: Path, record: Any, re
     [
         ("a.json", b'{"id": 1}\n{"id": 2}', "is not JSON: Extra data at line 2; a file with one object a line"),
         ("a.json", b"[{", "is not JSON: .* at line 1"),
-        ("a.json", b'{"id": 1}', "holds dict and not a list"),
+        ("a.json", b'{"id": 1}', "holds a dict and not a list"),
         ("a.json", b"\xff\xfe", r"is not UTF-8 text \(.* at byte 0\)"),
         ("a.jsonl", b'{"id": 1}\n\n{"id"', "line 3, is not JSON"),
         ("gone.json", None, "cannot be read: No such file"),

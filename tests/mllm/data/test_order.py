@@ -36,7 +36,7 @@ def test_rows_follow_from_the_seed_and_keep_to_their_window() -> None:
 
 
 def test_a_sample_longer_than_a_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="A sample of 65 tokens does not fit into a row of 64"):
+    with pytest.raises(ValueError, match="A sample of 65 tokens does not fit into a row of 64; make rows longer"):
         first_fit([3, 65], 64, 0)
     assert first_fit([], 64, 0) == []
 
