@@ -33,6 +33,7 @@ from vpeft.schema import ConfigError, mistakes
 from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
 from vpeft.tasks import checkpoint_file
+from vpeft.tasks.curves import Curves
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
 from vpeft.tasks.stepping import NEVER, StepCheckpoint, StepEvaluations, StepLines
 from vpeft.tasks.timing import Timing, Waiting
@@ -150,7 +151,7 @@ def build_trainer(config: MLLMConfig | Blip2Config, run: RunFolder, timing: Timi
         StepEvaluations(every),
         StepCheckpoint(run.checkpoint, hint, every),
     ]
-    logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
+    logger = Curves(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
     logger.hparams.update(plain_settings(config))
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     return L.Trainer(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import linecache
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,16 @@ from vpeft.schema import ConfigError
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _PACKAGES = (Path(__file__).parent, Path(__file__).parents[1] / "mllm")
+_FULL = "Free some space, then give the same command again; a run goes on with --train.resume true."
+_CLOSED = "Choose another place, or change who may use this one."
+# What to do where the system refuses a file. Where a library was writing it, the error has no name of a file.
+_REFUSED = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EROFS: _CLOSED,
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+}
 _WORDED = (ValueError, TypeError, RuntimeError, OSError, FloatingPointError)
 
 
@@ -59,18 +71,32 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
     Errors that the project words itself are printed as they are; anything else keeps its traceback.
     """
+    threading.excepthook = _in_a_thread
     try:
         code = main(sys.argv[1:]) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:
-        said = str(error) if _worded(error) else _from_worker(error)
+        said = _refused(error) or (str(error) if _worded(error) else _from_worker(error))
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         code = WRONG_INPUT if isinstance(error, ValueError | TypeError | FileNotFoundError) else FAILED
     sys.exit(code)
+
+
+def _refused(error: Exception) -> str | None:
+    """A sentence for what the system says of a file."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return None
+    return f"{error.filename or 'A file could not be written'}: {error.strerror}. {_REFUSED[error.errno]}"
+
+
+def _in_a_thread(given: threading.ExceptHookArgs) -> None:
+    """Leave out what is said elsewhere: TensorBoard's thread hands a refused file on to whoever writes next."""
+    if not (isinstance(given.exc_value, OSError) and given.exc_value.errno in _REFUSED):
+        threading.__excepthook__(given)
 
 
 def _from_worker(error: Exception) -> str | None:

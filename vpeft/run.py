@@ -30,6 +30,7 @@ from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
 from vpeft.tasks import checkpoint_file
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
+from vpeft.tasks.curves import Curves
 from vpeft.tasks.hparams import final_metrics, log_session
 from vpeft.tasks.reporting import Bar, EpochLines
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, LastCheckpoint, StepSeeds
@@ -175,7 +176,7 @@ def build_trainer(
     on_screen = sys.stdout.isatty() and not label
     callbacks.append(Bar() if on_screen else EpochLines(label))
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))
-    logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
+    logger = Curves(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
     logger.hparams.update(plain_settings(config))  # for hparams.yaml; TensorBoard gets them with the final metric
     # Filling fresh memory with NaN finds bugs in kernels and costs time; order is what is wanted here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

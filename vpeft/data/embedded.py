@@ -12,6 +12,7 @@ from vpeft.data.listing import Listing
 from vpeft.data.masked import MaskedListing
 from vpeft.data.recipes import RECIPES, Recipe
 from vpeft.data.scenes import SCENES
+from vpeft.fetch import entries_sha256
 
 MANIFEST = "manifest.json"
 
@@ -76,6 +77,8 @@ def find_fault(folder: Path, name: str) -> str | None:
     recipe = find_recipe(name)
     if recipe is None or content != recipe.content:
         return "it was made by another version, or for another task"
+    if manifest.get("sha256", same := entries_sha256(manifest)) != same:  # those of older versions have none
+        return f"{MANIFEST} was changed after it was written"
     for file, sha256 in files.items():
         try:
             found = hashlib.sha256((folder / file).read_bytes()).hexdigest()

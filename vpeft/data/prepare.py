@@ -28,7 +28,7 @@ from vpeft.data.recipes import RECIPES, Example, Pools, Recipe
 from vpeft.data.scenes import SCENES
 from vpeft.data.scenes import build as build_scenes
 from vpeft.data.tables import EMBEDDED
-from vpeft.fetch import cache_dir, cache_lock, fetch_wheel
+from vpeft.fetch import cache_dir, cache_lock, entries_sha256, fetch_wheel
 from vpeft.nearest import did_you_mean
 
 Progress = Callable[[int, int], None]
@@ -69,12 +69,20 @@ def prepare(name: str, root: Path, accepted: Collection[str] = (), progress: Pro
             return folder
         _announce(name, recipe, folder, fault)
         _sweep(folder)
-        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.") as temporary:
-            built = Path(temporary, "new")
-            _build(name, recipe, built, progress or (lambda done, total: None))
-            if folder.exists():
-                os.replace(folder, Path(temporary, "old"))
-            os.replace(built, folder)
+        try:
+            with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.") as temporary:
+                built = Path(temporary, "new")
+                _build(name, recipe, built, progress or (lambda done, total: None))
+                if folder.exists():
+                    os.replace(folder, Path(temporary, "old"))
+                os.replace(built, folder)
+        except OSError as error:
+            if error.errno is None:  # Pillow's, of an image
+                raise
+            raise RuntimeError(
+                f"{folder} could not be written: {error.strerror or error}. What was there is as it was; make room or "
+                "choose another place (--root, or VPEFT_CACHE), and run this again."
+            ) from error
     return folder
 
 
@@ -134,6 +142,7 @@ def _build(name: str, recipe: Recipe, folder: Path, progress: Progress) -> None:
         manifest = build_scenes(name, recipe, pools, folder, progress)
     else:
         manifest = _build_task(name, recipe, pools, folder, progress)
+    manifest["sha256"] = entries_sha256(manifest)
     _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 

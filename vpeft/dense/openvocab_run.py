@@ -37,6 +37,7 @@ from vpeft.schema import ConfigError, mistakes
 from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
 from vpeft.tasks import checkpoint_file
+from vpeft.tasks.curves import Curves
 from vpeft.tasks.openvocab import OpenVocab, build
 from vpeft.tasks.pictures import TestPictures
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
@@ -110,7 +111,7 @@ def build_trainer(config: OpenVocabConfig, run: RunFolder, task: OpenVocab, timi
         else StepLines({f"{name} mIoU": (f"val/{name}/miou", ".1%") for name in task.test_tables}),
         StepCheckpoint(run.checkpoint, hint, settings.val_every),
     ]
-    logger = TensorBoardLogger(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
+    logger = Curves(run.path.parent, run.path.name, "tensorboard", default_hp_metric=False)
     logger.hparams.update(plain_settings(config))
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     return L.Trainer(

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     folder = _folder(slurm)
     if given.stage:
         os.environ[STAGE] = "1"
-    task, started = Task(_srun(slurm)), time.time()  # from here on no signal ends this process
+    task, started = Task(_srun(slurm)), time.monotonic()  # from here on no signal ends this process
     environment = _environment(command, slurm)
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "pid", "time")}})
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         state = "stopped"
     curable = state == "failed" and (code == 1 or code >= 128)
     again = state == "saved" or (curable and _failures(folder, environment["job"]) < given.retries)
-    note(folder, {"event": "end", "state": state, "code": code, "seconds": round(time.time() - started, 1)})
+    note(folder, {"event": "end", "state": state, "code": code, "seconds": round(time.monotonic() - started, 1)})
     if again:  # noted before, because this ends the process
         return _requeue(folder, environment["job"], code)
     return code
