@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vpeft import backbones, heads, methods, run
+from vpeft.backbones.weights import content_hash
 from vpeft.config import Config, ConfigError
 from vpeft.data import ClassificationData
 from vpeft.fetch import write_atomic
@@ -219,5 +220,5 @@ def _normalised(batch: Mapping[str, Tensor], tuned: Tuned, device: torch.device)
 
 def _save(file: Path, meta: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in meta.items()}
-    metadata = {"format": "pt", "vpeft_meta_prompt": json.dumps(about)}
+    metadata = {"format": "pt", "vpeft_meta_prompt": json.dumps(about), "sha256": content_hash(tensors)}
     write_atomic(file, lambda temporary: save_file(tensors, temporary, metadata))

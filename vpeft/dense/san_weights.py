@@ -6,6 +6,7 @@ A file of this project holds what is trained. Its metadata has a JSON manifest u
     model, seed               settings of `SANConfig`, and what random weights followed
     clip                      sha256 of CLIP without its position table, which is trained
     sha256                    of the tensors
+    entries                   sha256 of the rest of the manifest
     normalization, data       mean and std; shorter and longer side of images, what was trained on and its classes
     parameters, result        trained ones by part; the run's id and measures
 
@@ -15,6 +16,7 @@ other names and, where it is complete, all of CLIP too, both towers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -28,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vpeft
+from vpeft.adapter_file import damaged
 from vpeft.backbones.create import local_weights
 from vpeft.backbones.weights import check_file, content_hash, load_file
 from vpeft.dense.openvocab_schema import SANConfig
@@ -144,6 +147,8 @@ def load(san: SAN, path: Path) -> str:
             "(model.pretrained, or --clip of tools/segment.py)."
         )
     state = load_file(path)
+    if manifest and content_hash(state) != manifest["sha256"]:
+        raise damaged(path, "its content does not have the sha256 it was saved with")
     if is_official(state):
         state = translate(state, san.taps[-1])
         whole = san.state_dict()
@@ -181,7 +186,8 @@ def save(path: Path, san: SAN, config: SANConfig, seed: int, said: Mapping[str, 
         "sha256": content_hash(tensors),
         **said,
     }
-    metadata = {"format": "pt", "vpeft": json.dumps(found)}
+    found = json.loads(json.dumps(found))
+    metadata = {"format": "pt", "vpeft": json.dumps({**found, "entries": _entries(found)})}
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
     return found["sha256"]
 
@@ -198,11 +204,13 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("vpeft")
-    except SafetensorError as error:
+        found = None if text is None else json.loads(text)
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); copy or download it again.") from error
-    if text is None:
+    if found is None:
         return None
-    found = json.loads(text)
+    if found.get("entries", same := _entries(found)) != same:  # files of older versions have none
+        raise damaged(path, "its manifest does not have the sha256 it was saved with")
     if found.get("kind") != "openvocab":
         raise ValueError(f"{path} is an adapter of kind {found.get('kind', 'classification')}, not the weights of SAN.")
     if found["format"] > FORMAT:
@@ -211,6 +219,11 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
             f"up to {FORMAT}. Install a newer vpeft."
         )
     return found
+
+
+def _entries(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "entries"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def create_trained(path: Path, manifest: Mapping[str, Any], clip: str | None = None) -> SAN:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from vpeft.adapter_file import damaged
+from vpeft.backbones.weights import content_hash
 from vpeft.methods.vp import Border, check_border
 
 if TYPE_CHECKING:
@@ -109,7 +111,13 @@ class DAMVP(nn.Module):
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"dam_vp: there is no meta-prompt {path}; give meta as a path, or leave it out.")
-        stored = load_file(path)
+        try:
+            with safe_open(path, "pt") as file:
+                told, stored = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise damaged(path, str(error)) from error
+        if told.get("sha256", same := content_hash(stored)) != same:
+            raise damaged(path, "its content does not have the sha256 it was saved with")
         for name, parameter in self.border.named_parameters():
             if name not in stored or stored[name].shape[-3:] != parameter.shape[-3:]:
                 raise ValueError(
