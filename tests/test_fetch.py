@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from vpeft.fetch import cache_dir, cache_lock, fetch_wheel, read_member, write_atomic
+from tests.data.wheels import encrypt, write_wheel
+from vpeft.fetch import cache_dir, cache_lock, fetch_wheel, read_member, sweep, write_atomic
 
 REQUIREMENT = "tiny-thing==1.0"
 WHEEL = "tiny_thing-1.0-py3-none-any.whl"
@@ -247,3 +248,21 @@ def test_place_that_is_no_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"a.bin could not be written: .*no file is left behind"):
         write_atomic(tmp_path / "file" / "a.bin", b"x")
+
+
+def test_an_encrypted_archive_is_refused_in_a_sentence(tmp_path):
+    path = encrypt(write_wheel(tmp_path / "secret.zip", {"a.txt": b"text"}))
+    said = r"^.*secret\.zip is encrypted at 'a\.txt', and nothing here has a password; give the archive as"
+    with pytest.raises(ValueError, match=said):
+        read_member(path, "a.txt")
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    left = [".a.json.0123abcd.tmp", ".b[1].0123abcd.tmp"]
+    others = [".a.json.tmp", "a.json.0123abcd.tmp", ".a.json.0123abcx.tmp", "a.json"]
+    for name in left + others:
+        (tmp_path / name).touch()
+    sweep(tmp_path, "b[1]")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([left[0], *others])
+    sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)

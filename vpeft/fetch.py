@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import glob
 import hashlib
 import importlib.util
 import json
@@ -143,11 +144,25 @@ def stays_inside(path: str) -> bool:
     return not (parts.is_absolute() or ".." in parts.parts or "\\" in path)
 
 
+def refuse_encrypted(archive: zipfile.ZipFile) -> None:
+    """Raise where a member needs a password, which zipfile says as a bare RuntimeError when it reads it.
+
+    Raises:
+        ValueError: One does.
+    """
+    for info in archive.infolist():
+        if info.flag_bits & 1:
+            raise ValueError(
+                f"{archive.filename} is encrypted at '{info.filename}', and nothing here has a password; give the "
+                "archive as its publisher offers it, without encryption."
+            )
+
+
 def read_member(archive: Path, member: str) -> bytes:
     """The bytes of one file in a zip archive or wheel.
 
     Raises:
-        ValueError: The member's path leaves the archive, it is not in there, or the archive is damaged.
+        ValueError: The member's path leaves the archive, it is not in there, or the archive is damaged or encrypted.
     """
     if not stays_inside(member):
         raise ValueError(
@@ -156,6 +171,7 @@ def read_member(archive: Path, member: str) -> bytes:
     try:
         with zipfile.ZipFile(archive) as opened:
             names = opened.namelist()
+            refuse_encrypted(opened)
             if member in names:
                 return opened.read(member)
     except (*BAD_ZIP, OSError) as error:
@@ -199,6 +215,19 @@ def write_atomic(path: Path, data: bytes | memoryview | Callable[[Path], None]) 
     finally:
         with contextlib.suppress(OSError):  # gone already, or its folder could not be made
             temporary.unlink()
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what `write_atomic` could not when its process was killed.
+
+    Only where no other process writes at the same time, whose temporary files would go too.
+
+    Args:
+        folder: In which it wrote.
+        name: Of the file that it wrote; any where None.
+    """
+    for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.{'[0-9a-f]' * 8}.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

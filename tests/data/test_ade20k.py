@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.wheels import encrypt, write_wheel
 from vpeft.data import ade20k
 from vpeft.data.ade20k import NAME, prepare
 from vpeft.data.segmentation import SegmentationData
@@ -183,3 +184,10 @@ def test_an_address_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("VPEFT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(RuntimeError, match=r"could not be downloaded: .*give its path with --zip"):
         prepare(tmp_path / "root", "http://127.0.0.1:9/a.zip", None, COUNTS)
+
+
+def test_an_encrypted_archive_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = encrypt(write_wheel(tmp_path / "secret.zip", {"a.txt": b"text"}))
+    said = r"^.*secret\.zip is encrypted at 'a\.txt', and nothing here has a password; give the archive as"
+    with pytest.raises(ValueError, match=said):
+        prepare(tmp_path / "root", str(path))

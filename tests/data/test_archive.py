@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.wheels import write_wheel
+from tests.data.wheels import encrypt, write_wheel
 from vpeft.data.archive import Folder, open_archive, read_idx, unpickle_array
 
 
@@ -94,3 +94,10 @@ def test_installed_files_are_checked_by_their_hash(tmp_path: Path) -> None:
         source.read("a")
     with pytest.raises(ValueError, match=r"b is missing"):
         source.read("b")
+
+
+def test_an_encrypted_archive_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = encrypt(write_wheel(tmp_path / "secret.zip", {"a.txt": b"text"}))
+    said = r"^.*secret\.zip is encrypted at 'a\.txt', and nothing here has a password; give the archive as"
+    with pytest.raises(ValueError, match=said):
+        open_archive(path).__enter__()

@@ -22,6 +22,15 @@ def write_wheel(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def encrypt(path: Path) -> Path:
+    """Say of a zip archive with one member that this one needs a password."""
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # flags in the member's own header, and in the list of members
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    return path
+
+
 def digits(count: int = 1300) -> dict[str, bytes]:
     rows = np.random.default_rng(0).integers(0, 256, (count, 785))
     rows[:, -1] = np.arange(count) % 10

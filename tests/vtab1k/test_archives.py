@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.wheels import encrypt, write_wheel
 from tests.vtab1k.fakes import write_tar
 from vpeft.vtab1k.archives import Archive, decode
 
@@ -126,3 +127,10 @@ def test_what_is_no_archive_or_missing_is_told(tmp_path: Path) -> None:
 def test_what_is_no_image_is_told() -> None:
     with pytest.raises(ValueError, match=r"'x.jpg' is not a whole image"):
         decode(b"nothing", "'x.jpg'")
+
+
+def test_an_encrypted_archive_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = encrypt(write_wheel(tmp_path / "secret.zip", {"a.txt": b"text"}))
+    said = r"^.*secret\.zip is encrypted at 'a\.txt', and nothing here has a password; give the archive as"
+    with pytest.raises(ValueError, match=said):
+        Archive(path)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vpeft.data.masked import pair
-from vpeft.fetch import BAD_ZIP, cache_dir, cache_lock, stays_inside
+from vpeft.fetch import BAD_ZIP, cache_dir, cache_lock, refuse_encrypted, stays_inside
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 NAME = "ADEChallengeData2016"
@@ -79,6 +79,7 @@ def _extract(archive: Path, folder: Path, report: Progress, counts: Mapping[str,
         raise ValueError(f"{archive} is not a file; give the path of {NAME}.zip, or nothing to download it.")
     try:
         with zipfile.ZipFile(archive) as opened:
+            refuse_encrypted(opened)
             wanted = _wanted(archive, opened, counts)
             for done, member in enumerate(wanted, start=1):
                 target = folder / Path(member.filename).relative_to(NAME)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vpeft.fetch import BAD_ZIP, stays_inside
+from vpeft.fetch import BAD_ZIP, refuse_encrypted, stays_inside
 
 
 class Source(Protocol):
@@ -55,7 +55,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open a wheel for reading.
 
     Raises:
-        ValueError: It is no zip archive, or a member's path leads out of it.
+        ValueError: It is no zip archive, it is encrypted, or a member's path leads out of it.
     """
     try:
         opened = zipfile.ZipFile(path)
@@ -64,6 +64,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
             raise
         raise ValueError(f"{path} is not a complete zip archive ({error}); delete it and run again.") from error
     with opened:
+        refuse_encrypted(opened)
         for name in opened.namelist():
             if not stays_inside(name):
                 raise ValueError(

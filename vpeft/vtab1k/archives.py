@@ -23,7 +23,7 @@ from typing import IO, cast
 from PIL import Image
 
 from vpeft.data.images import UnreadableImage, open_image
-from vpeft.fetch import BAD_ZIP, stays_inside
+from vpeft.fetch import BAD_ZIP, refuse_encrypted, stays_inside
 
 _MAGIC = {b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 _OPEN = {"tar": Path.open, "file": Path.open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
@@ -137,7 +137,7 @@ class Archive:
         path: A zip file, a tar file (plain, gzip, bzip2 or xz), or a folder.
 
     Raises:
-        ValueError: It is none of these or damaged, or a member or link leads out of it.
+        ValueError: It is none of these, damaged or encrypted, or a member or link leads out of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -210,6 +210,7 @@ def _folder(path: Path) -> Iterator[Stored]:
 
 def _zip(path: Path) -> Iterator[Stored]:
     with zipfile.ZipFile(path) as opened:
+        refuse_encrypted(opened)
         for info in opened.infolist():
             _inside(path, info.orig_filename)
             if info.external_attr >> 28 == 0o12:  # a link made by Unix
