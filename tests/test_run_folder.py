@@ -1,6 +1,9 @@
 import dataclasses
+import errno
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -45,6 +48,45 @@ def test_a_folder_that_is_no_run_is_left_alone(config):
     assert run_folder.create(config).path.name == "mine-2"
 
 
+@pytest.mark.parametrize("left", [[], [".run.json.0123abcd.tmp"]])
+def test_a_folder_in_which_a_process_was_killed_at_once_is_taken_over(config, left):
+    (config.output / "mine").mkdir(parents=True)
+    for name in left:
+        (config.output / "mine" / name).write_text("{")
+    run = run_folder.create(config)
+    assert run.path.name == "mine"
+    assert sorted(file.name for file in run.path.iterdir()) == ["config.yaml", "run.json"]
+    assert run_folder.create(config).path.name == "mine-2"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_an_empty_folder_goes_to_one_of_many(config, monkeypatch, links):
+    (config.output / "mine").mkdir(parents=True)
+    if not links:  # one after another there
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOTSUP, "Not supported")))
+    with ThreadPoolExecutor(8 if links else 1) as pool:
+        runs = list(pool.map(run_folder.create, [config] * 24))
+    assert len({run.path for run in runs}) == 24
+    assert {run.id for run in runs} == {run.record["id"] for run in runs}
+    files = [file.name for run in runs for file in run.path.iterdir()]
+    assert sorted(files) == ["config.yaml"] * 24 + ["run.json"] * 24
+
+
+def test_a_full_disk_leaves_no_folder(config, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match=r"mine/run.json could not be written: No space left on device. Free some space"):
+        run_folder.create(config)
+    assert not (config.output / "mine").exists()
+
+
+def test_a_run_that_was_killed_before_its_config_was_written_gets_it(config):
+    run = run_folder.create(config)
+    before = run.config.read_text()
+    run.config.unlink()
+    assert run_folder.find(config) == run
+    assert run.config.read_text() == before
+
+
 def test_a_run_of_another_name_is_another_run(config):
     run_folder.create(dataclasses.replace(config, name="mine-2"))
     assert run_folder.find(config) is None
@@ -75,10 +117,10 @@ def test_a_row_is_appended_once_however_often_a_run_is_finished(config, tmp_path
     run, results = run_folder.create(config), tmp_path / "results.jsonl"
     assert run.result is None
     append_row(results, {"id": run.id, "accuracy": 0.5})  # killed between this and the mark
-    run.finish({"id": run.id, "accuracy": 0.5}, results)
-    run.finish({"id": run.id, "accuracy": 0.5}, results)
+    run.finish({"id": run.id, "accuracy": 0.5, "date": "later"}, results)
+    run.finish({"id": run.id, "accuracy": 0.5, "date": "later"}, results)
     assert len(read_rows(results)) == 1
-    assert run.result == {"id": run.id, "accuracy": 0.5}
+    assert run.result == {"id": run.id, "accuracy": 0.5}, "the row that there is"
 
 
 def test_the_same_settings_may_go_on(config):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from vpeft.fetch import sweep
 from vpeft.run_folder import RunFolder
 from vpeft.schema import ConfigError
 
@@ -33,6 +34,7 @@ def held(run: RunFolder) -> Iterator[None]:
         return
     with (run.path / "run.json").open("rb+") as file:  # a shared file system locks only what is open for writing
         _lock(file.fileno(), run)
+        sweep(run.path)  # of whoever was killed here before
         try:
             yield
         finally:

@@ -6,7 +6,10 @@ adapter.safetensors  result.json                      when it is finished
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
 import secrets
 import shutil
@@ -15,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from vpeft.config import AnyConfig, TunedConfig, to_yaml
-from vpeft.fetch import write_atomic
+from vpeft.fetch import sweep, write_atomic
 from vpeft.results import append_row, read_rows
 from vpeft.schema import ConfigError, values
 
@@ -60,9 +65,11 @@ class RunFolder:
         return json.loads(file.read_text()) if file.exists() else None
 
     def finish(self, row: Mapping[str, Any], results: Path) -> None:
-        """Append the row to `results` once, however often a killed run is finished; then mark the folder."""
-        if all(known.get("id") != self.id for known in read_rows(results)):
+        """Append the row to `results` once, however often a killed run is finished; then mark the folder with it."""
+        known = next((known for known in read_rows(results) if known.get("id") == self.id), None)
+        if known is None:
             append_row(results, row)
+        row = known or row
         write_atomic(self.path / "result.json", (json.dumps(row, indent=2) + "\n").encode())
 
 
@@ -86,7 +93,10 @@ def find(config: AnyConfig) -> RunFolder | None:
         ConfigError: All runs of this name have other settings; the message names up to three.
     """
     if known := same(config):
-        return next((run for run in reversed(known) if run.result is None), known[-1])
+        run = next((run for run in reversed(known) if run.result is None), known[-1])
+        if run.result is None and getattr(rank_zero_only, "rank", 0) == 0:
+            _complete(run, config)
+        return run
     others = _runs(config)
     if not others:
         return None
@@ -99,6 +109,12 @@ def find(config: AnyConfig) -> RunFolder | None:
     )
 
 
+def _complete(run: RunFolder, config: AnyConfig) -> None:
+    """Write the config.yaml that a kill may have come before."""
+    if not run.config.exists():
+        write_atomic(run.config, to_yaml(config).encode())
+
+
 def same(config: AnyConfig) -> list[RunFolder]:
     """The runs of this name under the same settings, oldest first, finished or not."""
     return [run for run in _runs(config) if not _changed(config, run)]
@@ -107,27 +123,67 @@ def same(config: AnyConfig) -> list[RunFolder]:
 def create(config: AnyConfig) -> RunFolder:
     """Make <name>, or <name>-2, <name>-3, ...: a folder numbered above all there are, so that the highest is newest.
 
+    A highest one in which a process was killed before it could say what it is for is taken over.
+
     Raises:
         OSError: The folder could not be made; nothing is left of it.
     """
-    name = config.name or default_name(config)
-    number = max(_numbered(config), default=0) + 1
+    name, there = config.name or default_name(config), _numbered(config)
+    number = max(there, default=1)
     while True:
         path = config.output / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir(parents=True)
-            break
-        except FileExistsError:  # another process was faster
-            number += 1
-    run = RunFolder(path, secrets.token_hex(8))
-    record = {"id": run.id, "name": name, "settings": _settings(config)}
+        run = RunFolder(path, secrets.token_hex(8))
+        record = {"id": run.id, "name": name, "settings": _settings(config)}
+        if _is_free(path) and _claim(path, (json.dumps(record, indent=2) + "\n").encode()):
+            try:
+                write_atomic(run.config, to_yaml(config).encode())
+            except OSError:
+                shutil.rmtree(path, ignore_errors=True)
+                raise
+            return run
+        number += 1  # there is such a folder, or another process was faster
+
+
+def _is_free(path: Path) -> bool:
+    """Make a folder, or find one that holds nothing; False where it holds something."""
     try:
-        write_atomic(run.config, to_yaml(config).encode())
-        write_atomic(path / "run.json", (json.dumps(record, indent=2) + "\n").encode())  # last: it makes this a run
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    return run
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return path.is_dir() and all(_CLAIM.fullmatch(entry.name) for entry in path.iterdir())
+    return True
+
+
+# What file systems say that know no links; there, two processes must not begin in the same instant.
+_LINKLESS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_CLAIM = re.compile(r"\.run\.json\.[0-9a-f]{8}\.tmp")
+
+
+def _claim(path: Path, record: bytes) -> bool:
+    """Write run.json whole, where no other process has; of several that try, one does."""
+    claim, target = path / f".run.json.{secrets.token_hex(4)}.tmp", path / "run.json"
+    try:
+        with claim.open("xb") as file:
+            file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(claim, target)  # unlike a rename it fails where there is one
+    except (FileExistsError, FileNotFoundError):  # the second where the faster process has swept the folder
+        return False
+    except OSError as error:
+        if error.errno not in _LINKLESS:
+            claim.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process is at it
+                path.rmdir()
+            raise OSError(
+                f"{target} could not be written: {error.strerror}. Free some space or choose another output."
+            ) from error
+        if target.exists():
+            return False
+        os.replace(claim, target)
+    finally:
+        claim.unlink(missing_ok=True)
+    sweep(path, "run.json")
+    return True
 
 
 def _runs(config: AnyConfig) -> list[RunFolder]:
