@@ -41,6 +41,15 @@ def test_a_process_that_dies_fails_what_it_had_not_ended(pool):
     assert [item.index for item in pool.waiting] == [0], "tried again"
 
 
+def test_a_member_that_another_suite_runs_already_is_not_noted_as_failed(pool):
+    pool, process = pool
+    say(pool, process, ("a", "running"))
+    with pool.folder.holding("a"):
+        pool._bury(process)
+    assert not pool.folder.note("a")
+    assert pool.folder.note("b")["status"] == "failed"
+
+
 def test_a_process_that_a_signal_stopped_is_no_failure_and_its_member_goes_on(pool):
     pool, process = pool
     process.handle.wait = lambda: 143

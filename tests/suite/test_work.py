@@ -40,6 +40,19 @@ def test_after_a_pack_has_failed_as_one_what_is_done_is_not_done_again(pair, mon
     assert len(list(folder.path.glob("colors-*"))) == 2, "the run that had begun goes on in its folder"
 
 
+def test_a_member_that_was_killed_behind_its_row_is_finished_without_another(pair):
+    folder, members, item = pair
+    work.work(folder, item, silent)
+    rows = folder.rows("final")
+    result = folder.path / members[0].name / "result.json"
+    result.unlink()
+    folder.write_note(members[0].id, status="running")
+    assert states(folder, members, code.identity())[members[0].id].kind == "interrupted"
+    assert work.work(folder, item, silent) == ["done", "done"]
+    assert folder.rows("final") == rows
+    assert json.loads(result.read_text()) == rows[0]
+
+
 def test_a_rate_that_diverges_under_new_code_replaces_a_stale_row(write, ask):
     request = ask(write("lora"), "--sweep", "lr=0.02,0.01")
     members = plan.build(request)

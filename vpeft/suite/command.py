@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpeft.config import COMMAND_LINE, ConfigError
-from vpeft.fetch import write_atomic
 from vpeft.suite import board, code, plan, show
 from vpeft.suite.choice import SETTLED
 from vpeft.suite.folder import SuiteFolder
@@ -36,7 +35,7 @@ def run(request: Request) -> int:
     found = states(folder, members, code.identity())
     todo = [one for one in members if _is_open(found[one.id], request.rerun == "stale")]
     items = folder.add(members, plan.items(todo, request.pack))
-    write_atomic(folder.path / "suite.yaml", plan.to_yaml(request, members).encode())
+    folder.write_request(plan.to_yaml(request, members))
     board.write_experiment(folder, folder.current())
     print(show.opening(folder, request, members, found, len(todo)), flush=True)
     if request.launcher == "slurm":

@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vpeft.config import ConfigError
-from vpeft.fetch import write_atomic
+from vpeft.fetch import sweep, write_atomic
 from vpeft.results.file import append_row, read_rows
 from vpeft.suite.members import Item, Member, Phase
 
@@ -102,10 +102,17 @@ class SuiteFolder:
         return json.loads(file.read_text()) if file.exists() else {}
 
     def write_note(self, key: str, **changes: Any) -> None:
-        """Change what is noted of a member."""
+        """Change what is noted of a member; for whoever holds it."""
         folder = self.path / "notes"
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{key}.json", (json.dumps(self.note(key) | changes) + "\n").encode())
+        sweep(folder, f"{key}.json")
+
+    def write_request(self, text: str) -> None:
+        """Keep the request of a command in suite.yaml."""
+        with self.locked():
+            write_atomic(self.path / "suite.yaml", text.encode())
+            sweep(self.path, "suite.yaml")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -143,3 +150,4 @@ class SuiteFolder:
             known = json.loads(file.read_text()) if file.exists() else {}
             known.setdefault(method, {})[task] = choice
             write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
+            sweep(self.path, file.name)

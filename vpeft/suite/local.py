@@ -228,14 +228,14 @@ class Pool:
             return
         if self.stopped:
             for key in process.running:
-                self.folder.write_note(key, status="interrupted")
+                self._write_note(key, status="interrupted")
             return
         self._deaths += 1
         said = f"its process died of {signal.Signals(-ended).name}" if ended < 0 else f"its process ended with {ended}"
         if ended == -signal.SIGKILL:
             said += " (out of memory, or killed by hand)"
         for key in [key for key in (process.item.members if process.item else []) if key not in process.ended]:
-            self.folder.write_note(key, status="failed", error=said, code=code.identity())
+            self._write_note(key, status="failed", error=said, code=code.identity())
             self._member(process, key, "failed", said, None)
         log = self.folder.path / "logs" / f"worker-{process.place}.log"
         if self._deaths > 3 and not process.ready:
@@ -244,6 +244,12 @@ class Pool:
             self._again(process.item)
         if self.waiting or self.elsewhere:
             self._start(process.place)
+
+    def _write_note(self, key: str, **changes: str) -> None:
+        """Note what a process that is gone cannot, unless another suite has its member already."""
+        with self.folder.holding(key) as mine:
+            if mine:
+                self.folder.write_note(key, **changes)
 
     def _close_input(self, process: _Process) -> None:
         if process.handle.stdin and not process.handle.stdin.closed:

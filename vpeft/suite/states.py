@@ -73,6 +73,10 @@ def _measured(
     if row["suite"]["code"] != code:
         again = _noted(folder, member.id, code)
         return again if again.kind != "waiting" else State("stale", f"finished under {difference(row)}", row)
+    note = folder.note(member.id)
+    if note.get("status") == "running" and note["code"] == code:
+        # Also where it was killed after its row: going on, it marks its folder as finished.
+        return _noted(folder, member.id, code)
     chosen = _choice(folder, member, known, found)
     if chosen is not None and chosen != row["tuning"]["chosen"]:
         return State("stale", f"finished with {row['tuning']['chosen']}, and {chosen} is chosen now", row)
