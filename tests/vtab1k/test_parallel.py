@@ -44,3 +44,14 @@ def test_nothing_to_do_is_done() -> None:
 def test_a_killed_worker_is_told() -> None:
     with pytest.raises(RuntimeError, match=r"A worker was killed, .* use fewer workers"):
         list(in_chunks(_die, range(3), 1))
+
+
+def _fault(number: int) -> int:
+    raise RuntimeError("This image is of no use.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_of_the_work_is_not_called_a_killed_worker(workers: int) -> None:
+    with pytest.raises(RuntimeError, match="This image is of no use") as raised:
+        list(in_chunks(_fault, range(3), workers))
+    assert "was killed" not in str(raised.value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+# What torch says of a worker that is gone.
+_KILLED = re.compile(r"DataLoader worker .*(is killed by signal|exited unexpectedly)")
 _CHUNK = 64  # images that a worker makes before it reports
 
 Item = TypeVar("Item")
@@ -25,7 +28,7 @@ def in_chunks(work: Callable[[Item], Result], items: Sequence[Item], workers: in
 
     Raises:
         ValueError, OSError: As `work` raised it.
-        RuntimeError: A process was killed.
+        RuntimeError: A process was killed, which the message says; or as `work` raised it.
     """
     chunks = _Chunks(work, items)
     results = iter(DataLoader(chunks, None, num_workers=min(workers, len(chunks)), collate_fn=_as_it_is))
@@ -33,6 +36,8 @@ def in_chunks(work: Callable[[Item], Result], items: Sequence[Item], workers: in
         try:
             made, fault = next(results)
         except RuntimeError as error:
+            if not _KILLED.search(str(error)):  # a fault of the work, which torch hands on under the same type
+                raise
             raise RuntimeError(
                 "A worker was killed, most often because memory ran out; use fewer workers. What was made before is "
                 f"kept. ({error})"
