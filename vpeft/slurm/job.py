@@ -10,7 +10,7 @@ What ends a run, and what follows:
     0                  completed
     138, SIGUSR1       the time limit is near and the run is saved: this job queues itself again
     143, SIGTERM       saved; Slurm knows why. It queues pre-empted jobs again and cancelled ones not
-    1, 128 and above   failed or killed: queued again up to `--retries` times
+    1, 128 and above   failed, killed, or not ended by a signal in time: queued again up to `--retries` times
     anything else      wrong input, which stays wrong
 """
 
@@ -37,6 +37,8 @@ STAGE = "VPEFT_STAGE"
 SAVED, STOPPED = 128 + signal.SIGUSR1, 128 + signal.SIGTERM
 # After the first task has ended, the others have this long: one that was killed leaves them waiting for it.
 WAIT = 300
+# Before the time limit srun is ended that has not returned since a signal: Slurm would end this process too, unnoted.
+MARGIN = 15
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     folder = _folder(slurm)
     if given.stage:
         os.environ[STAGE] = "1"
-    task, started = Task(_srun(slurm)), time.monotonic()  # from here on no signal ends this process
+    started = time.monotonic()
+    task = Task(_srun(slurm), int(slurm.get("SLURM_JOB_END_TIME", 0)))  # from here on no signal ends this process
     environment = _environment(command, slurm)
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
     note(folder, {"event": "start", **{key: environment[key] for key in ("job", "run", "host", "pid", "time")}})
@@ -80,14 +83,16 @@ class Task:
 
     Args:
         srun: The words that start it.
+        end: Unix time of the job's limit; 0 where it is not known.
     """
 
-    def __init__(self, srun: Sequence[str]) -> None:
-        self.srun = list(srun)
+    def __init__(self, srun: Sequence[str], end: int = 0) -> None:
+        self.srun, self.end = list(srun), end
         self._process: subprocess.Popen[bytes] | None = None
         self.received: list[int] = []
         for number in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(number, self._hand_on)
+        signal.signal(signal.SIGALRM, self._give_up)
 
     def run(self, command: Sequence[str]) -> int:
         """Its exit code; 128 + the number of the signal that ended it, as in a shell."""
@@ -101,6 +106,12 @@ class Task:
         self.received.append(number)
         if self._process is not None:
             self._process.send_signal(number)
+        if (left := int(self.end - time.time()) - MARGIN) > 0:
+            signal.alarm(left)
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:
+        if self._process is not None:
+            self._process.kill()
 
 
 def _srun(slurm: Mapping[str, str]) -> list[str]:
