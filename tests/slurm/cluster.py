@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,10 +66,12 @@ class Cluster:
     Args:
         folder: Of its files.
         daemons: Their process ids.
+        guard: Of the process that ends them when those that hold the cluster are gone.
     """
 
     folder: Path
     daemons: list[int]
+    guard: int | None = None
 
     @property
     def conf(self) -> str:
@@ -77,6 +80,10 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """What Slurm's commands need."""
         return {**os.environ, "SLURM_CONF": self.conf}
+
+    def hold(self) -> None:
+        """Keep the cluster running until this process ends, however it does, or stops it."""
+        os.open(self.folder / "alive", os.O_WRONLY)  # never closed, which is what the guard waits for
 
     def run(self, *words: str) -> str:
         """What one of Slurm's commands prints."""
@@ -91,6 +98,9 @@ class Cluster:
         for daemon in reversed(self.daemons):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(daemon, signal.SIGTERM)
+        if self.guard is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.guard, signal.SIGKILL)
 
 
 def missing() -> str | None:
@@ -137,6 +147,7 @@ def start(folder: Path, cpus: int = 1, largest: int = 100) -> Cluster:
     _daemon(cluster, ["slurmctld", "-D", "-c", "-f", cluster.conf])
     for node in NODES:
         _daemon(cluster, ["slurmd", "-D", "-N", node, "-f", cluster.conf])
+    cluster.guard = _guard(cluster)
     state = ("sinfo", "--noheader", "--Node", "--format=%t")  # node3 is in two partitions
     _up(cluster, lambda: cluster.run(*state).split() == ["idle"] * (len(NODES) + 1))
     return cluster
@@ -146,6 +157,14 @@ def _daemon(cluster: Cluster, words: list[str]) -> None:
     with (cluster.folder / f"{words[0]}.out").open("ab") as out:
         started = subprocess.Popen(words, env=cluster.environment(), stdout=out, stderr=out, start_new_session=True)
     cluster.daemons.append(started.pid)
+
+
+def _guard(cluster: Cluster) -> int:
+    os.mkfifo(cluster.folder / "alive")
+    words = [sys.executable, __file__, str(cluster.folder), *map(str, cluster.daemons)]
+    started = subprocess.Popen(words, start_new_session=True)
+    cluster.hold()
+    return started.pid
 
 
 def wait(done: Callable[[], bool], seconds: float = 400) -> None:
@@ -178,3 +197,9 @@ def _free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    (folder / "alive").read_bytes()  # ends when nobody can write to it any more
+    Cluster(folder, [int(word) for word in sys.argv[2:]]).stop()

@@ -25,10 +25,12 @@ def slurm(tmp_path_factory):
             pytest.skip(f"no Slurm to test with: {reason}")
         if not known.exists():
             started = cluster.start(tmp_path_factory.mktemp("slurm"))
-            known.write_text(json.dumps({"folder": str(started.folder), "daemons": started.daemons, "users": 0}))
+            about = {"daemons": started.daemons, "guard": started.guard, "users": 0}
+            known.write_text(json.dumps({"folder": str(started.folder), **about}))
         found = json.loads(known.read_text())
         known.write_text(json.dumps(found | {"users": found["users"] + 1}))
-    running = cluster.Cluster(Path(found["folder"]), found["daemons"])
+    running = cluster.Cluster(Path(found["folder"]), found["daemons"], found["guard"])
+    running.hold()
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = running.conf
     yield running
