@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from vpeft.packed.casts import Autocast
 from vpeft.tuned import Tuned
 
 
@@ -77,7 +78,7 @@ def features(models: Sequence[Tuned], images: Sequence[Tensor], generators: Sequ
     def one(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(body, tensors, (x,))
 
-    with _OwnDraws(generators):
+    with _OwnDraws(generators), Autocast(images[0].device.type):
         return torch.vmap(one)(own, torch.stack(list(images)))
 
 
