@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import lightning.pytorch as L
 import pytest
 import torch
 
@@ -172,7 +173,7 @@ def test_fitness_is_the_accuracy_on_val200_with_the_slices(images, tmp_path):
     job = run.assemble(config)
     task, data = job.task, job.data
     data.setup()
-    fitness = search.Fitness(task, data, torch.device("cpu"))
+    fitness = search.Fitness(task, data, L.Trainer(accelerator="cpu", logger=False))
     noah = task.tuned.methods[0]
     blocks = len(noah.cells)
     one = Architecture((1,) + (0,) * (blocks - 1), (2,) * blocks, (0,) * blocks)

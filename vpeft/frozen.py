@@ -8,7 +8,7 @@ the casts and with two bytes a weight instead of six.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from vpeft.affine import Affine
+from vpeft.methods import name_of
 
 if TYPE_CHECKING:
     from vpeft.tuned import Tuned
@@ -42,6 +43,20 @@ def to_bf16(tuned: Tuned) -> int:
     for parameter in stored:
         parameter.data = parameter.data.bfloat16()
     return count(tuned)
+
+
+def store(tuned: Tuned, frozen: Literal["fp32", "bf16"]) -> None:
+    """Store frozen weights as `train.frozen` says.
+
+    Raises:
+        ValueError: there are none that could be stored in bf16.
+    """
+    if frozen == "bf16" and not to_bf16(tuned):
+        names = " and ".join(name_of(method) for method in tuned.methods)
+        raise ValueError(
+            f"train.frozen bf16 finds nothing to store: {names} trains or reads every weight of {tuned.backbone.name} "
+            "that bf16-mixed casts. Leave train.frozen out."
+        )
 
 
 def count(tuned: Tuned) -> int:

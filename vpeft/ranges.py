@@ -80,6 +80,12 @@ def mistakes(config: Any) -> Iterator[tuple[str, str]]:
         yield "train.test", "train.test false belongs to kind classification"
     if config.train.devices < 1 and config.train.devices != -1:
         yield "train.devices", f"train.devices must be at least 1, or -1 for all, not {config.train.devices}"
+    if settings.get("train.frozen") == "bf16" and (precision := settings["train.precision"]) != "bf16-mixed":
+        yield (
+            "train.frozen",
+            "train.frozen bf16 stores the weights that train.precision bf16-mixed casts at every step, and "
+            + f"train.precision is {precision}; give bf16-mixed, or leave train.frozen out",
+        )
     warmup, epochs = settings.get("optim.warmup_epochs"), settings.get("train.epochs")
     if warmup is not None and epochs is not None and warmup >= epochs:
         yield (

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from vpeft import methods, protocols, run_folder
+from vpeft import frozen, methods, protocols, run_folder
 from vpeft.backbones.weights import check_file
 from vpeft.checkpoint import save_adapter
 from vpeft.config import AnyConfig, Config, ConfigError, TunedConfig
@@ -96,7 +96,9 @@ def assemble(config: TunedConfig) -> Job:
     """What a configuration trains, and on what; nothing has been written yet."""
     quieten()
     L.seed_everything(config.seed, workers=True, verbose=False)
-    return _builder(config).assemble(config)
+    job = _builder(config).assemble(config)
+    frozen.store(job.task.tuned, config.train.frozen)
+    return job
 
 
 def _builder(config: TunedConfig) -> Any:
@@ -135,6 +137,11 @@ def check(config: TunedConfig) -> None:
         raise ConfigError("train.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no form for a CPU.")
     if train.strategy == "fsdp" and train.precision == "16-mixed":
         raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
+    if train.frozen == "bf16" and (looking := _preparing(config)):
+        raise ConfigError(
+            f"train.frozen bf16 leaves no weights in single precision, in which {' and '.join(looking)} looks at "
+            "images before it trains on them; leave train.frozen out."
+        )
     check_precision(train.precision, train.accelerator)
 
 

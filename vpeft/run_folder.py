@@ -26,7 +26,7 @@ from vpeft.results import append_row, read_rows
 from vpeft.schema import ConfigError, values
 
 # May differ between the parts of one run: the numbers do not depend on them.
-FREE_ON_RESUME = ("train.resume", "data.workers", "output")
+FREE_ON_RESUME = ("train.resume", "train.frozen", "data.workers", "output")
 
 
 @dataclass(frozen=True)

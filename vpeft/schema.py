@@ -128,6 +128,8 @@ class TrainConfig:
     Args:
         epochs: Passes over the training images.
         precision: Of the forward and backward pass, in Lightning's words.
+        frozen: How frozen weights are stored. `bf16` casts once those of linear maps and convolutions, which
+            bf16-mixed casts at every step; no result changes by a bit (`vpeft.frozen`).
         accumulate: Batches summed into one optimiser step.
         clip: Largest gradient norm; None does not clip.
         ema: Decay of an average of the trained parameters that is evaluated and saved; None keeps none.
@@ -147,6 +149,7 @@ class TrainConfig:
 
     epochs: int = 100
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    frozen: Literal["fp32", "bf16"] = "fp32"
     accumulate: int = 1
     clip: float | None = None
     ema: float | None = None

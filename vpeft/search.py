@@ -92,9 +92,7 @@ def search(config: Config, settings: SearchConfig) -> Path:
         trainer = run.build_trainer(supernet, folder, timing, [Sampling(space, supernet.seed)])
         checkpoint = checkpoint_file.find(folder.checkpoint) if resumed else None
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        best, accuracy = _evolve(
-            space, settings, supernet.seed, Fitness(task, data, trainer.strategy.root_device), measured
-        )
+        best, accuracy = _evolve(space, settings, supernet.seed, Fitness(task, data, trainer), measured)
         file = folder.path / "subnet.yaml"
         write_atomic(file, _subnet(config, best, accuracy, noah.size(best), folder).encode())
         result = {"architecture": dataclasses.asdict(best), "val_accuracy": accuracy, "parameters": noah.size(best)}
@@ -168,7 +166,8 @@ class Sampling(L.Callback):
 class Fitness:
     """Accuracy of an architecture on val200, with the supernet's weights."""
 
-    def __init__(self, task: Classification, data: ClassificationData, device: torch.device) -> None:
+    def __init__(self, task: Classification, data: ClassificationData, trainer: L.Trainer) -> None:
+        device, self.precision = trainer.strategy.root_device, trainer.precision_plugin.forward_context
         self.task, self.noah = task.to(device).eval(), task.tuned.methods[0]
         loader: Any = data.val_dataloader()
         self.batches = [(batch["image"].to(device), batch["label"].to(device)) for batch in loader]
@@ -176,7 +175,8 @@ class Fitness:
     @torch.no_grad()
     def __call__(self, architecture: Architecture) -> float:
         self.noah.sample(architecture)  # pyright: ignore[reportCallIssue]
-        right = [(self.task(images).argmax(dim=1) == labels) for images, labels in self.batches]
+        with self.precision():
+            right = [(self.task(images).argmax(dim=1) == labels) for images, labels in self.batches]
         return float(torch.cat(right).double().mean())
 
 

@@ -213,8 +213,8 @@ class Changing:
     parts: dict[str, str]
     block: int | None
 
-    def __call__(self, update: Any) -> None:
-        self.call(update)
+    def __call__(self, update: Any, **options: Any) -> None:
+        self.call(update, **options)
         tensors = self.affine.tensors()
         changed = torch.zeros(self.affine.shape[0], dtype=torch.bool)
         for role, tensor in tensors.items():

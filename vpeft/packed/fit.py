@@ -27,6 +27,7 @@ _SHARED = (
     "drop_path",
     "data.batch_size",
     "train.precision",
+    "train.frozen",
     "train.accelerator",
 )
 

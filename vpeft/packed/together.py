@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as L
 
-from vpeft import run, run_folder
+from vpeft import frozen, run, run_folder
 from vpeft.config import Config
 from vpeft.holding import held
 from vpeft.job import Job
@@ -82,6 +82,8 @@ def _assemble(configs: Sequence[Config]) -> list[Job]:
         L.seed_everything(config.seed, workers=True, verbose=False)
         jobs.append(build.assemble(local(config), twin(backbone)))
         own_adopted(jobs[-1].task.tuned)
+    for config, job in zip(configs, jobs, strict=True):
+        frozen.store(job.task.tuned, config.train.frozen)
     share_images([job.data for job in jobs])
     return jobs
 

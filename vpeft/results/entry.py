@@ -23,7 +23,7 @@ class Machine:
         processes: Of the run.
         threads: Of a process.
         batch: Images in a batch.
-        precision: Of forward and backward pass.
+        precision: Of forward and backward pass, and of frozen weights where they are stored in another.
         memory: What the peak is of.
         packed: Runs in one process, whose time and memory are those of all together.
     """
@@ -174,7 +174,7 @@ def _machine(row: Mapping[str, Any]) -> Machine | None:
         int(number(row, "device", "processes") or 1),
         int(number(row, "device", "threads") or 0),
         int(number(row, "data", "batch_size") or 0),
-        str(row["train"].get("precision", "")),
+        str(row["train"].get("precision", "")) + (", frozen bf16" if row["train"].get("frozen") == "bf16" else ""),
         str(memory.get("of", "")) if isinstance(memory, Mapping) else "",
         int(number(row, "packed", "members") or 1),
     )

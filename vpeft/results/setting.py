@@ -23,7 +23,7 @@ _NORMALIZATIONS = {
 }
 # Of `data`, `optim` and `train`: what may differ between runs that are the same otherwise.
 _FREE = ("workers", "eval_batch_size", "packages", "skipped", "licence", "statement", "warning")
-_FREE += ("accelerator", "strategy", "compile", "val_every", "test", "resume")
+_FREE += ("accelerator", "strategy", "compile", "frozen", "val_every", "test", "resume")
 
 
 @dataclass(frozen=True, order=True)

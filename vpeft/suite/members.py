@@ -89,7 +89,9 @@ def member(
     for section, names in _FREE.items():
         for name in names:
             (settings[section] if section else settings).pop(name, None)
-    decides = [phase, settings, point or {}, grid or {}, needs or []]
+    # How frozen weights are stored changes no number, so it is the run's to know and not the member's to be.
+    train = {key: value for key, value in settings["train"].items() if key != "frozen"}
+    decides = [phase, settings | {"train": train}, point or {}, grid or {}, needs or []]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return Member(
         key, method, config.data.task, config.seed, phase, settings, dict(point or {}), dict(grid or {}), needs or []
