@@ -7,9 +7,6 @@ fresh process that runs one case alone.
 
 from __future__ import annotations
 
-import gc
-import json
-import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +19,10 @@ import torch
 from mllm.bench_cases import CASES, PEFT, made
 from mllm.bench_setting import Setting, prepare
 from mllm.sample import Sample
-from vpeft.results.row import versions
+from vpeft.bench.process import fresh
+from vpeft.bench.record import described, dumped
+from vpeft.bench.turns import ratios, turns
+from vpeft.tasks.timing import forget_peak, peak_memory
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ def bench(
         running = {case: made(case, folder, setting) for case in names}
         losses = {case: one.first_loss() for case, one in running.items()}
         torch.testing.assert_close(torch.tensor([*losses.values()]), torch.full((len(losses),), losses[PEFT]))
+        for one in running.values():
+            one()
         seconds: dict[str, list[float]] = {case: [] for case in names}
-        for turn in range(setting.rounds + 1):
-            for case, one in running.items():
-                elapsed = one()
-                if turn:
-                    seconds[case].append(elapsed)
+        for turn, found in enumerate(turns(running, setting.rounds), start=1):
+            for case, elapsed in found.items():
+                seconds[case].append(elapsed)
             say(f"round {turn} of {setting.rounds} done")
         return {
             case: Measured(
@@ -106,9 +106,7 @@ def bench(
 
 def footprint(setting: Setting, case: str, folder: Path) -> int:
     """Bytes that a fresh process gains from before the models are built to the peak of a round of one case."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_footprint, (setting, case, folder))
+    return fresh(_footprint, setting, case, folder)
 
 
 def _footprint(setting: Setting, case: str, folder: Path) -> int:
@@ -117,19 +115,13 @@ def _footprint(setting: Setting, case: str, folder: Path) -> int:
 
     _ = transformers.LlavaForConditionalGeneration, transformers.Trainer
     torch.set_num_threads(setting.threads)
-    gc.collect()
-    before = _status("VmRSS")
+    device = torch.device("cpu")
+    forget_peak()
+    before = peak_memory(device)
     one = made(case, folder, setting)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on: building makes copies
+    forget_peak()  # building makes copies
     one()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    """A line of Linux's /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    return peak_memory(device) - before
 
 
 def table(measured: Mapping[str, Measured]) -> str:
@@ -141,7 +133,7 @@ def table(measured: Mapping[str, Measured]) -> str:
     ]
     theirs = measured[PEFT]
     for case, m in measured.items():
-        ratio = statistics.median(a / b for a, b in zip(m.seconds, theirs.seconds, strict=True))
+        ratio = ratios(m.seconds, theirs.seconds).median
         memory = ["-", "-"]
         if m.memory is not None and theirs.memory is not None:
             memory = [f"{m.memory / 2**20:,.0f}", f"{m.memory / theirs.memory:.2f}"]
@@ -161,6 +153,6 @@ def table(measured: Mapping[str, Measured]) -> str:
 
 
 def to_json(setting: Setting, measured: Mapping[str, Measured]) -> str:
-    """Everything that was measured, with the versions it was measured under."""
+    """Everything that was measured, with the machine and the versions it was measured under."""
     found: dict[str, Any] = {case: asdict(m) for case, m in measured.items()}
-    return json.dumps({"setting": asdict(setting), "versions": versions(), "cases": found}, indent=1)
+    return dumped(described(setting) | {"cases": found})

@@ -23,7 +23,7 @@ def main() -> None:
     setting = Setting(**arguments)
     found = bench(setting, KINDS[:2] if eager else KINDS)
     if file:
-        file.write_text(to_json(setting, found) + "\n")
+        file.write_text(to_json(setting, found))
     print(table(found))
 
 

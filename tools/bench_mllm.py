@@ -40,7 +40,7 @@ def main() -> None:
     setting = Setting(**arguments)
     measured = bench(setting, vqa.read()["train"], cases, memory)
     if file:
-        file.write_text(to_json(setting, measured) + "\n")
+        file.write_text(to_json(setting, measured))
     print(table(measured))
 
 

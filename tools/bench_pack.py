@@ -29,7 +29,7 @@ def main() -> None:
     print(f"forward and backward of all members: {counted}, time packed over apart {inside.ratio:.2f}", flush=True)
     rounds = bench(setting) if setting.rounds else []
     if file:
-        file.write_text(to_json(setting, rounds, inside) + "\n")
+        file.write_text(to_json(setting, rounds, inside))
     if rounds:
         print(table(rounds))
 

@@ -32,7 +32,7 @@ def measured(samples, tmp_path_factory):
     )
     said = []
     found = bench.bench(setting, samples, memory=False, say=said.append)
-    assert said == ["round 0 of 1 done", "round 1 of 1 done"]
+    assert said == ["round 1 of 1 done"]
     return setting, found
 
 
@@ -78,7 +78,3 @@ def test_conversations_have_from_one_question_on_and_one_image(samples):
         said = [turn["value"] for turn in one["conversations"]]
         assert [text.count("<image>") for text in said] == [1] + [0] * (len(said) - 1)
         assert [turn["from"] for turn in one["conversations"]] == ["human", "gpt"] * (len(said) // 2)
-
-
-def test_memory_is_read_from_linux():
-    assert bench._status("VmHWM") >= bench._status("VmRSS") > 2**20

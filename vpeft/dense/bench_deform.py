@@ -1,24 +1,23 @@
 """Our sampling of deformable attention against transformers' pure-PyTorch one, at the sizes of ViT-Adapter.
 
-As in vpeft.benchmark, they take turns in one run and medians of ratios are compared. Memory is the sum of what torch
-allocates and frees at its highest: a process' own peak would be that of the imports and of the compiler.
+They take turns (`vpeft.bench.turns`) and medians of ratios are compared. Memory is the sum of what torch allocates and
+frees at its highest: a process' own peak would be that of the imports and of the compiler.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vpeft.bench.process import held, wait
+from vpeft.bench.record import described, dumped
+from vpeft.bench.turns import ratios, turns
 from vpeft.dense.deform_attn import Size, sample
 
 KINDS = ("theirs", "ours", "ours compiled")
@@ -92,16 +91,12 @@ class Step:
     def __call__(self) -> float:
         """Run it and return its wall time in seconds."""
         inputs = [t.requires_grad_() for t in (self.value, self.at, self.weights)]
-        self._wait()
+        wait(self.device)
         start = time.perf_counter()
         out = self.run(self.value, self.sizes, self.at, self.weights)
         torch.autograd.grad(out, inputs, self.cotangent)
-        self._wait()
+        wait(self.device)
         return time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def _kind(kind: str) -> Callable[..., Tensor]:
@@ -128,12 +123,10 @@ def bench(
     found: dict[str, dict[str, Measured]] = {}
     for case in CASES:
         steps = {kind: Step(setting, case, kind) for kind in kinds}
-        seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for turn in range(setting.rounds + 1):
-            for kind, step in steps.items():
-                elapsed = step()
-                if turn:
-                    seconds[kind].append(elapsed)
+        for step in steps.values():
+            step()
+        rounds = list(turns(steps, setting.rounds))
+        seconds = {kind: [one[kind] for one in rounds] for kind in kinds}
         found[case] = {kind: Measured(seconds[kind], footprint(steps[kind])) for kind in kinds}
         say(f"{case} done")
     return found
@@ -141,18 +134,7 @@ def bench(
 
 def footprint(step: Step) -> int:
     """Bytes that a step, which has run before, holds at its highest beyond what there is before it."""
-    if step.device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "trace.json")
-        profile.export_chrome_trace(str(file))
-        events = [event for event in json.loads(file.read_text())["traceEvents"] if event["name"] == "[memory]"]
-    return max(accumulate(event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])))
+    return held(step, step.device)
 
 
 def table(found: dict[str, dict[str, Measured]]) -> str:
@@ -164,7 +146,7 @@ def table(found: dict[str, dict[str, Measured]]) -> str:
     for case, measured in found.items():
         theirs = measured["theirs"]
         for kind, m in measured.items():
-            ratio = statistics.median(a / b for a, b in zip(m.seconds, theirs.seconds, strict=True))
+            ratio = ratios(m.seconds, theirs.seconds).median
             lines.append(
                 f"| {case} | {kind} | {m.median * 1000:.1f} | {ratio:.2f} "
                 f"| {m.memory / 2**20:.0f} | {m.memory / theirs.memory:.2f} |"
@@ -173,8 +155,6 @@ def table(found: dict[str, dict[str, Measured]]) -> str:
 
 
 def to_json(setting: Setting, found: dict[str, dict[str, Measured]]) -> str:
-    import transformers
-
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    """Everything that was measured, and on what."""
     cases = {case: {kind: asdict(m) for kind, m in measured.items()} for case, measured in found.items()}
-    return json.dumps({"setting": asdict(setting), "versions": versions, "cases": cases}, indent=1)
+    return dumped(described(setting) | {"cases": cases})

@@ -9,7 +9,6 @@ count once in their sum.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import statistics
@@ -19,16 +18,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpeft import methods
-from vpeft.config import Config, DataConfig, OptimConfig, TrainConfig, resolve, to_yaml
+from vpeft.bench.noise import CLASSES, config, write_images
+from vpeft.bench.record import described, dumped
+from vpeft.bench.turns import ratios
+from vpeft.bench.turns import turns as take_turns
+from vpeft.config import Config, resolve, to_yaml
 from vpeft.heads import LinearHead
 from vpeft.packed.joint import Generators, features
 from vpeft.packed.sharing import own_adopted, twin
@@ -37,7 +39,6 @@ from vpeft.tuned import Tuned
 from vpeft.yaml_file import read_yaml
 
 WAYS = ("one after another", "at once", "packed")
-_CLASSES = 4
 _EPOCHS = 2  # the first starts up; step times are of the second
 
 
@@ -101,7 +102,7 @@ def bench(setting: Setting, say: Callable[[str], None] = print) -> list[dict[str
     """Every way in every round."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        _write_images(root / "images", setting)
+        write_images(root / "images", setting.batch * setting.steps)
         rounds = []
         for turn in range(setting.rounds):
             found = {way: _measure(way, setting, root / f"{turn}-{way}".replace(" ", "-"), root) for way in WAYS}
@@ -120,18 +121,18 @@ class Step:
     @property
     def ratio(self) -> float:
         """Of the times packed and apart, the median over the turns."""
-        return statistics.median(b / a for a, b in zip(*self.seconds.values(), strict=True))
+        return ratios(self.seconds["packed"], self.seconds["apart"]).median
 
 
 def step(setting: Setting, turns: int = 5) -> Step:
     """The same models on the same images, each alone and as one, in turns after one that is not counted."""
     torch.set_num_threads(setting.threads)
-    config = _config(setting, Path(), Path(), 0)
-    backbone, models = build_backbone(config), []
+    made = _config(setting, Path(), Path(), 0)
+    backbone, models = build_backbone(made), []
     for _ in range(setting.members):
         body = twin(backbone)
-        built = methods.build(config.method, body)
-        models.append(Tuned(body, built, LinearHead(methods.feature_dim(body, built), _CLASSES)).train())
+        built = methods.build(made.method, body)
+        models.append(Tuned(body, built, LinearHead(methods.feature_dim(body, built), CLASSES)).train())
         own_adopted(models[-1])
     images = [torch.randn(setting.batch, 3, *backbone.image_size) for _ in models]
 
@@ -143,17 +144,20 @@ def step(setting: Setting, turns: int = 5) -> Step:
         generators = [Generators.now(torch.device("cpu")) for _ in models]
         features(models, images, generators).sum().backward()
 
-    operations, seconds = {}, {}
-    for name, run in (("apart", apart), ("packed", packed)):
+    ways, operations = {"apart": apart, "packed": packed}, {}
+    for name, run in ways.items():
         with FlopCounterMode(display=False) as counter:
             run()
-        operations[name], seconds[name] = counter.get_total_flops(), []
-    for _ in range(turns):
-        for name, run in (("apart", apart), ("packed", packed)):
-            begun = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begun)
+        operations[name] = counter.get_total_flops()
+    rounds = list(take_turns({name: partial(_timed, run) for name, run in ways.items()}, turns))
+    seconds = {name: [one[name] for one in rounds] for name in ways}
     return Step(operations, seconds)
+
+
+def _timed(run: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
 
 
 def table(rounds: Sequence[dict[str, Measured]]) -> str:
@@ -166,7 +170,7 @@ def table(rounds: Sequence[dict[str, Measured]]) -> str:
         found = [(each[way], each[WAYS[0]]) for each in rounds]
         middle = {key: statistics.median(asdict(m)[key] for m, _ in found) for key in asdict(found[0][0])}
         cpu, step, memory = (
-            statistics.median(asdict(m)[key] / asdict(first)[key] for m, first in found)
+            ratios([asdict(m)[key] for m, _ in found], [asdict(first)[key] for _, first in found]).median
             for key in ("cpu", "step", "memory")
         )
         lines.append(
@@ -179,9 +183,7 @@ def table(rounds: Sequence[dict[str, Measured]]) -> str:
 def to_json(setting: Setting, rounds: Sequence[dict[str, Measured]], inside: Step) -> str:
     """Everything that was measured."""
     found = [{way: asdict(m) for way, m in each.items()} for each in rounds]
-    versions = {"torch": torch.__version__}
-    said = {"setting": asdict(setting), "versions": versions, "step": asdict(inside), "rounds": found}
-    return json.dumps(said, indent=1)
+    return dumped(described(setting) | {"step": asdict(inside), "rounds": found})
 
 
 def _measure(way: str, setting: Setting, output: Path, root: Path) -> Measured:
@@ -224,27 +226,18 @@ def _wait(process: subprocess.Popen[str], begun: float) -> Process:
 
 
 def _config(setting: Setting, images: Path, output: Path, number: int) -> Config:
-    config = Config(
+    return config(
+        images,
+        output,
+        f"run{number}",
+        setting.batch,
+        _EPOCHS,
         method={"name": setting.method},
         backbone=setting.backbone,
         pretrained=setting.pretrained,
         image_size=setting.image_size,
-        data=DataConfig("noise", images, "folder", batch_size=setting.batch, drop_last=True),
-        optim=OptimConfig(lr=1e-3 * (1 + number), warmup_epochs=0.5),
-        train=TrainConfig(_EPOCHS, accelerator="cpu"),
-        output=output,
-        name=f"run{number}",
+        lr=1e-3 * (1 + number),
     )
-    return dataclasses.replace(config, method=methods.resolve(config.method))
-
-
-def _write_images(root: Path, setting: Setting) -> None:
-    """Enough images of noise for the steps of an epoch and a test of a fifth of them."""
-    random, count = np.random.default_rng(0), -(-setting.batch * setting.steps * 5 // (4 * _CLASSES)) + 1
-    for name in range(_CLASSES):
-        (root / str(name)).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8)).save(root / str(name) / f"{i}.png")
 
 
 def _run(files: Sequence[str]) -> tuple[int, list[float]]:

@@ -167,7 +167,7 @@ def _legend(points: Sequence[Point], best: list[int]) -> list[str]:
     for kind in reversed([kind for kind in words if kind in kinds]):
         x -= 6 * len(words[kind])
         svg.append(f'<text class="tick" x="{x:.1f}" y="33">{words[kind]}</text>')
-        svg.append(_shape(kind, x - 10, 29))
+        svg.append(marker_shape(kind, x - 10, 29))
         x -= 30
     return svg
 
@@ -178,10 +178,10 @@ def _kind(point: Point, best: bool) -> str:
 
 def _marker(point: Point, x: float, y: float, best: bool, axis: Axis) -> str:
     told = f"{point.name}: {point.accuracy:.2f} %, {axis.written(point.cost)}"
-    return f"<g><title>{escape(told)}</title>{_shape(_kind(point, best), x, y)}</g>"
+    return f"<g><title>{escape(told)}</title>{marker_shape(_kind(point, best), x, y)}</g>"
 
 
-def _shape(kind: str, x: float, y: float) -> str:
+def marker_shape(kind: str, x: float, y: float) -> str:
     if kind == "best":
         return f'<circle class="best" cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}"/>'
     if kind == "beaten":

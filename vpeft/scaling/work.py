@@ -101,7 +101,7 @@ class Work:
         return max(self.computed(device), self.issued(device))
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Notes every operation with a cost; views and allocations have none."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ def count(method: Mapping[str, Any], backbone: str, batch: int, train: bool) -> 
         labels = torch.zeros(batch, dtype=torch.int64)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimiser = torch.optim.AdamW(learned, foreach=True)  # as torch chooses on a GPU
-        recorder = _Recorder()
+        recorder = Recorder()
         with recorder, torch.set_grad_enabled(train):
             with torch.autocast("cpu", torch.bfloat16):
                 loss = nn.functional.cross_entropy(model(images), labels)
