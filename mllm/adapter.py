@@ -19,6 +19,7 @@ and whatever else the caller says of the run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,14 +39,27 @@ from vpeft.checkpoint import packed, rebuild, unpacked
 FORMAT = 1
 KEY = "mllm"
 _VISION = "vision."
-_KEYS = {
-    "seed": (),
-    "backbone": ("name", "pretrained", "image_size", "layer", "prefix", "norm", "normalization", "weights"),
-    "method": (),
-    "connector": ("name",),
-    "language": ("name", "pretrained", "dtype", "weights", "tokenizer"),
-    "language_method": ("name",),
-    "preparation": (),
+_KINDS: dict[str, Any] = {
+    "seed": int,
+    "backbone": adapter_file.TOWER,
+    "method": ({}, [{}]),
+    "connector": {"name": str},
+    "language": {
+        "name": str,
+        "pretrained": str,
+        "dtype": str,
+        "weights": adapter_file.WEIGHTS,
+        "tokenizer": str,
+    },
+    "language_method": {"name": str},
+    "preparation": {
+        "image_size": [int, 2],
+        "aspect": str,
+        "interpolation": str,
+        "fill": [int, 3],
+        "template": str,
+        "system": (str, type(None)),
+    },
 }
 
 
@@ -184,10 +198,4 @@ def _language(path: Path, saved: dict[str, Any], seed: int, elsewhere: str | Non
 
 
 def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
-    for key, inner in _KEYS.items():
-        section = manifest.get(key)
-        missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]
-        if missing:
-            raise ValueError(
-                f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter. Copy or make it again."
-            )
+    adapter_file.check_manifest(path, json.loads(json.dumps(manifest)), _KINDS)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from mllm.shapes import TextShape
@@ -181,11 +180,7 @@ def _check_folder(folder: Path, pretrained: str) -> None:
             f"{folder} holds no config.json, so it is not a model of transformers; give a folder that save_pretrained "
             "wrote."
         )
-    try:
-        stored = json.loads(config.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config} is damaged ({error}); copy or download it again.") from error
-    if "auto_map" in stored:
+    if "auto_map" in _json(config):
         raise ValueError(
             f"{config} asks for code of its own (auto_map), which is not run. Choose a model whose architecture is in "
             "transformers."
@@ -199,13 +194,23 @@ def _check_folder(folder: Path, pretrained: str) -> None:
         )
 
 
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy or download it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__} and no settings; copy or download it again.")
+    return found
+
+
 def _config(folder: Path) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what is wrong decides which of transformers' checks fails, and how
         raise ValueError(
             f"transformers cannot read {folder / 'config.json'} ({error}); choose a model that the installed "
             "version knows."
@@ -230,7 +235,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     file = folder / "tokenizer_config.json"
-    if file.is_file() and "auto_map" in json.loads(file.read_text(encoding="utf-8")):
+    if file.is_file() and "auto_map" in _json(file):
         raise ValueError(
             f"The tokenizer in {folder} comes with code of its own (auto_map in tokenizer_config.json), which is not "
             "run. Take a model whose tokenizer transformers knows."
@@ -261,7 +266,13 @@ def _random(config: Any, seed: int, dtype: torch.dtype) -> tuple[Any, str]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except Exception as error:  # what a config asks for decides which part of transformers fails, and how
+            raise ValueError(
+                f"The model that {config.name_or_path}/config.json describes cannot be made ({error}); copy or "
+                "download the folder again."
+            ) from error
     sha256 = content_hash(model)
     for parameter in model.parameters():  # buffers, as those of rotary positions, stay as exact as they are
         parameter.data = parameter.data.to(dtype)
@@ -275,7 +286,7 @@ def _pretrained(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # what a config asks for decides which part of transformers fails, and how
         raise ValueError(
             f"The weights in {folder} cannot be loaded ({error}); copy or download the folder again."
         ) from error

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
     try:
         manifest = json.loads(metadata[key])
         newer = manifest["format"] > newest
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, RecursionError, KeyError, TypeError) as error:
         raise damaged(path, "its manifest cannot be read") from error
     if newer:
         raise ValueError(
@@ -142,6 +143,77 @@ def check_file(path: Path) -> None:
         raise ValueError(
             f"{path} is a pickle, which can run any code and is not opened; an adapter is a safetensors file."
         )
+
+
+# Kinds of values that several manifests have.
+PIXELS = {"name": str, "mean": [float, 3], "std": [float, 3]}
+WEIGHTS = {"source": str, "origin": str, "sha256": str}
+
+
+# Of a tower whose tokens are read after one of its blocks.
+TOWER = {
+    "name": str,
+    "pretrained": str,
+    "image_size": (int, [int, 2]),
+    "layer": int,
+    "prefix": bool,
+    "norm": bool,
+    "normalization": {"mean": [float, 3], "std": [float, 3]},
+    "weights": WEIGHTS,
+}
+
+
+def check_manifest(path: Path | str, manifest: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise unless a manifest has what it takes to rebuild a model; whoever writes one can write its sha256 too.
+
+    Args:
+        path: The adapter, for messages.
+        manifest: Its own.
+        kinds: What there must be: a type, a tuple of them, `[type]` for a list or `[type, length]`, None for anything,
+            or a mapping of such.
+
+    Raises:
+        ValueError: A key is missing, or its value is of another kind.
+    """
+    if missing := list(_missing(manifest, kinds, "")):
+        raise ValueError(
+            f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter. Copy or make it again."
+        )
+    for key, value in _unlike(manifest, kinds, ""):
+        raise ValueError(
+            f"{path}: the manifest's {key} is {str(value)[:80]!r}, which no adapter has. Copy or make it again."
+        )
+
+
+def _missing(given: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, kind in kinds.items():
+        if key not in given:
+            yield prefix + key
+        elif isinstance(kind, Mapping) and isinstance(inner := given[key] or {}, Mapping):
+            yield from _missing(inner, kind, f"{prefix}{key}.")
+
+
+def _unlike(given: Mapping[str, Any], kinds: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, kind in kinds.items():
+        if isinstance(kind, Mapping) and isinstance(given[key], Mapping):
+            yield from _unlike(given[key], kind, f"{prefix}{key}.")
+        elif not _is(given[key], kind):
+            yield prefix + key, given[key]
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is None:
+        return True
+    if isinstance(kind, list):
+        fits = isinstance(value, list) and all(_is(one, kind[0]) for one in value)
+        return fits and (len(kind) == 1 or len(value) == kind[1])
+    if isinstance(kind, tuple):
+        return any(_is(value, one) for one in kind)
+    if kind is float:
+        return _is(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if kind is int and isinstance(value, bool):
+        return False
+    return isinstance(value, Mapping if isinstance(kind, Mapping) else kind)
 
 
 def damaged(path: Path, reason: str) -> ValueError:

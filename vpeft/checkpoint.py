@@ -17,6 +17,7 @@ The header's metadata holds a JSON manifest under `vpeft`:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -32,15 +33,26 @@ if TYPE_CHECKING:
     from vpeft.tuned import Tuned
 
 FORMAT = 1
-_KEYS = {
-    "backbone": ("name", "pretrained", "image_size", "seed", "weights"),
-    "method": (),
-    "drop_path": (),
-    "classes": (),
-    "normalization": ("name", "mean", "std"),
-    "resize": (),
-    "interpolation": (),
-    "task": (),
+_KINDS: dict[str, Any] = {
+    "backbone": {
+        "name": str,
+        "pretrained": str,
+        "image_size": (int, [int, 2]),
+        "seed": int,
+        "weights": adapter_file.WEIGHTS,
+    },
+    "method": [{}],
+    "drop_path": float,
+    "classes": None,
+    "normalization": adapter_file.PIXELS,
+    "resize": str,
+    "interpolation": str,
+    "task": str,
+}
+_OF_KIND: dict[str, Any] = {
+    "classification": {"classes": [str], "head": {"init": str, "batch_norm": bool}},
+    "segmentation": {"classes": [str], "head": {"name": str}},
+    "multitask": {"head": {"kind": str, "reading": str}, "outputs": {}},
 }
 
 
@@ -103,9 +115,9 @@ def load_adapter(path: Path | str, weights: str | None = None) -> tuple[Tuned, d
     return tuned.eval(), manifest
 
 
-def _kind(path: Path, manifest: dict[str, Any]) -> str:
+def _kind(path: Path | str, manifest: Mapping[str, Any]) -> str:
     kind = manifest.get("kind", "classification")
-    if kind not in _BUILDERS:
+    if not isinstance(kind, str) or kind not in _BUILDERS:
         raise ValueError(
             f"{path} is an adapter of kind '{kind}', and this version knows {', '.join(_BUILDERS)}; install a newer "
             "vpeft."
@@ -204,12 +216,5 @@ def rebuild(path: Path, saved: dict[str, Any], weights: str | None) -> Any:
 
 
 def _check_keys(path: Path | str, manifest: Mapping[str, Any]) -> None:
-    kind = manifest.get("kind", "classification")
-    head = {"classification": ("init", "batch_norm"), "multitask": ("kind", "reading")}.get(kind, ("name",))
-    for key, inner in (_KEYS | {"head": head}).items():
-        section = manifest.get(key)
-        missing = [key] if key not in manifest else [f"{key}.{one}" for one in inner if one not in (section or {})]
-        if missing:
-            raise ValueError(
-                f"{path}: the manifest lacks {', '.join(missing)}; it is not a complete adapter. Copy or make it again."
-            )
+    plain = json.loads(json.dumps(manifest))
+    adapter_file.check_manifest(path, plain, _KINDS | _OF_KIND[_kind(path, plain)])

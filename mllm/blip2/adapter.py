@@ -38,6 +38,15 @@ from vpeft.checkpoint import packed, rebuild, unpacked
 FORMAT = 1
 KEY = "blip2"
 _VISION = "vision."
+_KINDS: dict[str, Any] = {
+    "seed": int,
+    "backbone": adapter_file.TOWER,
+    "method": ({}, [{}]),
+    "connector": {},
+    "loss": {},
+    "tokenizer": {"name": str, "sha256": str},
+    "preparation": {"max_length": int},
+}
 _SIZES = ("dim", "depth", "heads", "hidden", "cross_every", "dropout", "vocab", "positions")
 
 
@@ -82,6 +91,7 @@ def read(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: Not an adapter of a first stage, damaged, or of a newer format.
     """
     manifest = adapter_file.read_manifest(Path(path), KEY, FORMAT)
+    adapter_file.check_manifest(path, manifest, _KINDS)
     return manifest, adapter_file.read_tensors(Path(path), manifest)
 
 

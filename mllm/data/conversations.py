@@ -91,16 +91,19 @@ def load_records(file: Path) -> list[Any]:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        if file.suffix.lower() == ".jsonl":
-            return _lines(file, text)
-        records = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}. Check data.root and data.files.") from error
+    if file.suffix.lower() == ".jsonl":
+        return _lines(file, text)
+    try:
+        records = json.loads(text)
     except json.JSONDecodeError as error:
         hint = "; a file with one object a line is called .jsonl" if error.msg == "Extra data" else ""
         raise ValueError(f"{file} is not JSON: {error.msg} at line {error.lineno}{hint}. Correct it.") from error
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}. Check data.root and data.files.") from error
+    except (RecursionError, ValueError) as error:  # the latter: a number of thousands of digits
+        raise ValueError(f"{file} is nested too deep, or has endless numbers; correct it.") from error
     if not isinstance(records, list):
         raise ValueError(
             f"{file} holds a {type(records).__name__} and not a list of samples; write them between [ and ]."
@@ -116,6 +119,9 @@ def _lines(file: Path, text: str) -> list[Any]:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{file}, line {number}, is not JSON: {error.msg}. Correct it.") from error
+            except (RecursionError, ValueError) as error:
+                said = f"{file}, line {number}, is nested too deep, or has endless numbers; correct it."
+                raise ValueError(said) from error
     return found
 
 
@@ -130,7 +136,7 @@ def _answers(found: Any, where: str) -> tuple[str, ...]:
 
 
 def _turn(turn: Any, where: str) -> Turn:
-    if not isinstance(turn, Mapping) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
+    if not isinstance(turn, Mapping) or turn.get("from") not in list(ROLES) or not isinstance(turn.get("value"), str):
         raise ValueError(
             f"{where} has the turn {str(turn)[:80]}; a turn has 'from' ({', '.join(ROLES)}) and a text 'value'."
         )

@@ -70,7 +70,7 @@ def _sample(file: Path, key: str, images: dict[str, Stored], texts: dict[str, by
     try:
         record = json.loads(texts["json"]) if "json" in texts else {}
         caption = texts["txt"].decode() if "txt" in texts else record.get("caption")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file}: sample '{key}' has a text that is not UTF-8 or not JSON ({error}).") from error
     if "conversations" in record:
         found = to_sample(record | {"id": key, "image": None}, key, file, str(file))

@@ -72,7 +72,7 @@ def find_fault(folder: Path, name: str) -> str | None:
         content = manifest["content"]
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         return f"{MANIFEST} is damaged ({error})"
     recipe = find_recipe(name)
     if recipe is None or content != recipe.content:

@@ -66,7 +66,10 @@ def read_classes(path: Path) -> ClassTable:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; write one class name a line into it, in the order of the masks' ids.")
-    lines = [_LINE.fullmatch(line.strip()) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    try:
+        lines = [_LINE.fullmatch(line.strip()) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
     names, colours = ([line[group] for line in lines if line] for group in ("name", "colour"))
     try:
         if not any(colours):

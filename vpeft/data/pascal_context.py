@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vpeft.data.images import load_image, open_image, upright_size
+from vpeft.fetch import stays_inside
 
 # fmt: off
 SEMSEG = (
@@ -132,7 +133,12 @@ def identifiers(root: Path, part: str) -> list[str]:
     file = root / "ImageSets" / "Context" / f"{part}.txt"
     if not file.is_file():
         raise ValueError(f"{file} is missing. data.root is the folder PASCAL_MT, which holds JPEGImages and ImageSets.")
-    names = file.read_text().split()
+    try:
+        names = file.read_text("utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text ({error}); unpack the download again.") from error
+    if odd := next((name for name in names if not stays_inside(name)), None):
+        raise ValueError(f"{file} names '{odd}', which leads out of the folder; unpack the download again.")
     if not names:
         raise ValueError(f"{file} names no image; unpack the download again.")
     if len(set(names)) < len(names):

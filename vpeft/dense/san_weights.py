@@ -205,18 +205,22 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("vpeft")
         found = None if text is None else json.loads(text)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); copy or download it again.") from error
     if found is None:
         return None
+    if not isinstance(found, dict):
+        raise damaged(path, "its manifest is no mapping")
     if found.get("entries", same := _entries(found)) != same:  # files of older versions have none
         raise damaged(path, "its manifest does not have the sha256 it was saved with")
     if found.get("kind") != "openvocab":
         raise ValueError(f"{path} is an adapter of kind {found.get('kind', 'classification')}, not the weights of SAN.")
+    if not isinstance(found.get("format"), int):
+        raise damaged(path, "its manifest has no format")
     if found["format"] > FORMAT:
         raise ValueError(
-            f"{path} has format {found['format']} (written by vpeft {found['vpeft']}); vpeft {vpeft.__version__} reads "
-            f"up to {FORMAT}. Install a newer vpeft."
+            f"{path} has format {found['format']} (written by vpeft {found.get('vpeft')}); vpeft {vpeft.__version__} "
+            f"reads up to {FORMAT}. Install a newer vpeft."
         )
     return found
 
@@ -237,8 +241,11 @@ def create_trained(path: Path, manifest: Mapping[str, Any], clip: str | None = N
     Raises:
         FileNotFoundError, ValueError, RuntimeError: as `create` and `load`.
     """
-    config = SANConfig(**manifest["model"])
-    san = create(replace(config, pretrained=clip) if clip else config, manifest["seed"])
+    try:
+        config, seed = SANConfig(**manifest["model"]), int(manifest["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"its manifest describes no SAN: {error}") from error
+    san = create(replace(config, pretrained=clip) if clip else config, seed)
     load(san, path)
     return san
 

@@ -136,7 +136,7 @@ def read(folder: Path | str, backbone: Backbone) -> Found:
     folder = Path(folder)
     config = _config(folder)
     kind = config.get("peft_type")
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise ValueError(f"{folder} holds {kind} of peft; what can be read is {', '.join(_READERS)} (DoRA too).")
     _refuse_variants(folder, config)
     file = next((path for name in ("safetensors", "bin") if (path := folder / f"adapter_model.{name}").is_file()), None)
@@ -182,7 +182,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no adapter_config.json; give the folder that peft saved.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); copy it again.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is not a configuration of peft; give the folder that peft saved.")

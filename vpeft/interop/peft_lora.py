@@ -113,8 +113,12 @@ def read(
             if magnitude.shape != (out,):
                 raise ValueError(f"{module.name} has magnitudes {list(magnitude.shape)}, and {out} are needed")
             state[f"updates.{index}.magnitude.0"] = magnitude
-    options = {"rank": rank, "alpha": float(scale * rank), "targets": targets}
-    return {"name": "dora" if dora else "lora", **options, "dropout": float(config.get("lora_dropout", 0.0))}, state
+    options: dict[str, Any] = {"rank": rank, "alpha": float(scale * rank), "targets": targets}
+    return {
+        "name": "dora" if dora else "lora",
+        **options,
+        "dropout": _written("lora_dropout", config.get("lora_dropout", 0.0)),
+    }, state
 
 
 def _checked(name: str, parts: Tensors, dora: bool) -> int:
@@ -130,5 +134,13 @@ def _checked(name: str, parts: Tensors, dora: bool) -> int:
 
 
 def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
-    alpha = pattern(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
+    alpha = _written("lora_alpha", pattern(config.get("alpha_pattern") or {}, name, config.get("lora_alpha")))
+    if not alpha or not rank:
+        raise ValueError(f"{name} has lora_alpha {alpha:g} and rank {rank}, so that it changes nothing")
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+
+
+def _written(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**31:
+        raise ValueError(f"adapter_config.json has {key} {str(value)[:80]}, which is no number that peft writes")
+    return value

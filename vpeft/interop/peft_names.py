@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,6 +69,25 @@ def located(name: str, known: set[str]) -> str | None:
     return None
 
 
-def pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """What peft's rank_pattern or alpha_pattern says of a module: the first expression that matches the end of it."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
+def pattern(patterns: Any, name: str, default: Any) -> Any:
+    """What peft's rank_pattern or alpha_pattern says of a module: the first expression that matches the end of it.
+
+    Raises:
+        ValueError: It is no mapping of regular expressions, or one of them could take for ever.
+    """
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"adapter_config.json has the pattern {str(patterns)[:80]}; a mapping of names is expected")
+    return next((value for key, value in patterns.items() if _expression(key).match(name)), default)
+
+
+@functools.cache
+def _expression(key: str) -> re.Pattern[str]:
+    # What backtracks over a repeated group, or over many repetitions, can take longer than anybody waits.
+    if re.search(r"\)[*+?{]", key) or len(re.findall(r"[*+?{]", key)) > 4:
+        raise ValueError(f"adapter_config.json has the pattern '{key[:80]}', which repeats too much to be read")
+    try:
+        return re.compile(rf"(.*\.)?({key})$")
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"adapter_config.json has the pattern '{key[:80]}', no regular expression ({error})"
+        ) from error

@@ -63,6 +63,6 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:  # UnicodeDecodeError is one
+        except (ValueError, RecursionError):  # UnicodeDecodeError is one of the former
             row = None
         yield number, row if isinstance(row, dict) else None

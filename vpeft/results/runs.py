@@ -76,6 +76,11 @@ def _fault(row: Mapping[str, Any]) -> str | None:
         counts = [row["parameters"][name] + 0 for name in ("method", "adopted")]
         if "suite" in row:
             _ = row["suite"]["method"], row["suite"]["code"]
+        told = row.get("protocol")
+        if told is not None and not all(isinstance(key, str) for key in told["changed"]):
+            return "a result row of another form (what departs from its protocol is no list of settings)"
+        if not isinstance(row.get("id", ""), str) or not isinstance(row.get("date", ""), str):
+            return "a result row of another form (its id or date is no text)"
         accuracy, names = row["test"]["accuracy"], [spec["name"] for spec in row["method"]]
         if not 0 <= accuracy <= 1:
             return f"test accuracy is {accuracy}, not a fraction from 0 to 1"

@@ -106,7 +106,7 @@ def read(folder: Path, task: str) -> dict[str, Any]:
         same = told == _digest(content)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}). {remedy(folder, task)}") from error
     if content.get("format") != FORMAT:
         raise ValueError(f"{path} has the format '{content.get('format')}' and not {FORMAT}. {remedy(folder, task)}")
