@@ -52,14 +52,16 @@ _KINDS: dict[str, Any] = {
         "tokenizer": str,
     },
     "language_method": {"name": str},
-    "preparation": {
-        "image_size": [int, 2],
-        "aspect": str,
-        "interpolation": str,
-        "fill": [int, 3],
-        "template": str,
-        "system": (str, type(None)),
-    },
+    "preparation": {},
+}
+# Of `preparation`: what it takes to ask the model, which an adapter that is only trained further can lack.
+PREPARATION: dict[str, Any] = {
+    "image_size": [int, 2],
+    "aspect": str,
+    "interpolation": str,
+    "fill": [int, 3],
+    "template": str,
+    "system": (str, type(None)),
 }
 
 

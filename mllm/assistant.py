@@ -8,11 +8,12 @@ from typing import Any
 
 from transformers.utils import logging
 
-from mllm.adapter import load_adapter
+from mllm.adapter import PREPARATION, load_adapter
 from mllm.connectors import Instructed
 from mllm.data.batches import Writing
 from mllm.data.images import Look
 from mllm.templates import restored
+from vpeft.adapter_file import check_manifest
 from vpeft.predict import find_device
 
 
@@ -45,6 +46,7 @@ class Assistant:
         if not sys.stderr.isatty():
             logging.disable_progress_bar()  # transformers draws one for every model it loads
         self.model, self.manifest = load_adapter(path, weights, language)
+        check_manifest(path, self.manifest, {"preparation": PREPARATION})
         self.model.to(self.device)
         prepared: dict[str, Any] = self.manifest["preparation"]
         height, width = prepared["image_size"]

@@ -119,8 +119,11 @@ def restored(saved: Mapping[str, Any], file: Path, system: str | None = None) ->
     Raises:
         ValueError: The fields are no template.
     """
-    system = saved["system"] if system is None else system
     fields = saved.get("template_fields")
+    texts = [saved.get("template"), *filter(None, [saved.get("system")])]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(fields, Mapping | None):
+        raise ValueError(f"{file}: its manifest says no template that there is; copy or make the adapter again.")
+    system = saved.get("system") if system is None else system
     if fields is None:
         return find(saved["template"], system)
     entry = {key: value for key, value in fields.items() if key != "name"}
