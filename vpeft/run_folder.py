@@ -149,6 +149,8 @@ def _is_free(path: Path) -> bool:
     try:
         path.mkdir(parents=True)
     except FileExistsError:
+        if not path.parent.is_dir():  # the output itself, as a link that leads nowhere
+            raise
         return path.is_dir() and all(_CLAIM.fullmatch(entry.name) for entry in path.iterdir())
     return True
 
