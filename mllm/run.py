@@ -34,6 +34,7 @@ from vpeft.slurm import cluster
 from vpeft.slurm.staging import local
 from vpeft.tasks import checkpoint_file
 from vpeft.tasks.curves import Curves
+from vpeft.tasks.ranks import Ranks
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
 from vpeft.tasks.stepping import NEVER, StepCheckpoint, StepEvaluations, StepLines
 from vpeft.tasks.timing import Timing, Waiting
@@ -147,6 +148,7 @@ def build_trainer(config: MLLMConfig | Blip2Config, run: RunFolder, timing: Timi
         StepSeeds(config.seed),
         timing,
         Finite(model="model", advice=ADVICE),
+        Ranks(run.checkpoint),
         RichProgressBar(leave=False) if on_screen else StepLines({measure: (f"val/{measure}", ".4f")}),
         StepEvaluations(every),
         StepCheckpoint(run.checkpoint, hint, every),

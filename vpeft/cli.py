@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from vpeft import failures
 from vpeft.schema import ConfigError
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -78,12 +79,17 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:
-        said = _refused(error) or (str(error) if _worded(error) else _from_worker(error))
+        said = sentence(error)
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         code = WRONG_INPUT if isinstance(error, ValueError | TypeError | FileNotFoundError) else FAILED
     sys.exit(code)
+
+
+def sentence(error: Exception) -> str | None:
+    """What is said of an error in place of its traceback; None where that is needed."""
+    return _refused(error) or (str(error) if _worded(error) else _from_worker(error) or failures.said(error))
 
 
 def _refused(error: Exception) -> str | None:

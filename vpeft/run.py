@@ -32,6 +32,7 @@ from vpeft.tasks import checkpoint_file
 from vpeft.tasks.averaging import BestOnVal, RunningAverage
 from vpeft.tasks.curves import Curves
 from vpeft.tasks.hparams import final_metrics, log_session
+from vpeft.tasks.ranks import Ranks
 from vpeft.tasks.reporting import Bar, EpochLines
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, LastCheckpoint, StepSeeds
 from vpeft.tasks.summary import print_summary
@@ -179,7 +180,7 @@ def build_trainer(
     A label stands before its lines on a terminal that it shares with other runs, where there is no bar.
     """
     settings = config.train
-    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite()]
+    callbacks: list[L.Callback] = [StepSeeds(config.seed), timing, *others, Finite(), Ranks(run.checkpoint)]
     on_screen = sys.stdout.isatty() and not label
     callbacks.append(Bar() if on_screen else EpochLines(label))
     callbacks.append(LastCheckpoint(run.checkpoint, "the same command with --train.resume true goes on from there."))

@@ -40,6 +40,7 @@ from vpeft.tasks import checkpoint_file
 from vpeft.tasks.curves import Curves
 from vpeft.tasks.openvocab import OpenVocab, build
 from vpeft.tasks.pictures import TestPictures
+from vpeft.tasks.ranks import Ranks
 from vpeft.tasks.resuming import AtomicCheckpoints, Finite, StepSeeds
 from vpeft.tasks.stepping import StepCheckpoint, StepLines
 from vpeft.tasks.timing import Timing, Waiting
@@ -106,6 +107,7 @@ def build_trainer(config: OpenVocabConfig, run: RunFolder, task: OpenVocab, timi
         timing,
         TestPictures(VocabularyPictures(task.test_tables), 8),
         Finite(model="san", advice=ADVICE),
+        Ranks(run.checkpoint),
         RichProgressBar(leave=False)
         if on_screen
         else StepLines({f"{name} mIoU": (f"val/{name}/miou", ".1%") for name in task.test_tables}),

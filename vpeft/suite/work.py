@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vpeft import cli, failures
 from vpeft.config import Config
 from vpeft.results.row import now
 from vpeft.results.setting import digest
@@ -64,7 +65,8 @@ def work(folder: SuiteFolder, item: Item, report: Report, stale: bool = False, p
         if len(ready) > 1:
             # What failed as one is tried one by one, as it stands now: some may have a row, all may have a folder.
             failed = not _together(folder, ready, ended, report)
-            ready = list(_ready(folder, [one.member for one in ready], known, stale, ended, report)) if failed else []
+            left = [one.member for one in ready if one.member.id not in ended]
+            ready = list(_ready(folder, left, known, stale, ended, report)) if failed else []
         if peers is not None:
             peers.tell((one.member.id, one.config.train.resume, one.beside["tuning"]) for one in ready)
         for one in ready:
@@ -159,7 +161,7 @@ def _train(folder: SuiteFolder, one: _Ready, report: Report) -> str:
 
 
 def _together(folder: SuiteFolder, ready: list[_Ready], ended: dict[str, str], report: Report) -> bool:
-    """Train several members as one; False where that failed, and each is to be tried alone."""
+    """Train several members as one; False where that failed, and what has no row is to be tried alone."""
     from vpeft.packed import train_together
 
     for one in ready:
@@ -175,12 +177,18 @@ def _together(folder: SuiteFolder, ready: list[_Ready], ended: dict[str, str], r
         traceback.print_exc()
         print("The pack failed; its members are trained one by one.", flush=True)
         return False
+    # Memory is short for all of a pack at once, so which member asked for too much of it says nothing.
+    short = [one for one in outcomes if isinstance(one, Exception) and failures.out_of_memory(one)]
+    if short:
+        print(f"{cli.sentence(short[0])} The members of the pack that did not end are trained one by one.", flush=True)
     for one, outcome in zip(ready, outcomes, strict=True):
+        if isinstance(outcome, Exception) and failures.out_of_memory(outcome):
+            continue
         if isinstance(outcome, Exception):
             ended[one.member.id] = _failed(folder, one, outcome, report)
         else:
             ended[one.member.id] = _done(folder, one, outcome, report)
-    return True
+    return not short
 
 
 def _start(folder: SuiteFolder, one: _Ready, report: Report) -> None:
@@ -203,7 +211,8 @@ def _interrupted(folder: SuiteFolder, one: _Ready, report: Report) -> None:
 
 def _failed(folder: SuiteFolder, one: _Ready, error: Exception, report: Report) -> str:
     traceback.print_exception(error)
-    said = f"{type(error).__name__}: {str(error).strip() or 'no message'}".replace("\n", " ")
+    words = cli.sentence(error) or str(error).strip() or "no message"
+    said = f"{type(error).__name__}: {words}".replace("\n", " ")
     # A rate at which training falls apart is what a sweep is there to find.
     kind = "diverged" if isinstance(error, FloatingPointError) and one.member.phase == "tuning" else "failed"
     folder.write_note(one.member.id, status=kind, error=said, ended=now())
