@@ -30,7 +30,8 @@ def fresh(run: Callable[..., T], *arguments: Any) -> T:
         RuntimeError: The process died, out of memory for instance.
         Exception: What `run` raised.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports once what all of them need
+    context.set_forkserver_preload([run.__module__])
     with ProcessPoolExecutor(1, context) as pool:
         try:
             return pool.submit(run, *arguments).result()
