@@ -203,9 +203,9 @@ def write_atomic(path: Path, data: bytes | memoryview | Callable[[Path], None]) 
             temporary.chmod(mode)  # safetensors leaves a file that only its owner may read
         else:
             temporary.write_bytes(data)
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # the latter: a full disk in save_file and torch.save
         before = "the file that was there is unchanged" if path.exists() else "no file is left behind"
         reason = getattr(error, "strerror", None) or str(error)
@@ -230,7 +230,8 @@ def sweep(folder: Path, name: str | None = None) -> None:
         left.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from vpeft.data.tables import VTAB
-from vpeft.fetch import sweep, write_atomic
+from vpeft.fetch import sweep, sync, write_atomic
 from vpeft.vtab1k import manifest
 from vpeft.vtab1k.parallel import in_chunks
 from vpeft.vtab1k.reference import is_published
@@ -72,7 +73,6 @@ def _finish(folder: Path, selection: Selection, done: dict[str, Row]) -> None:
             stacklevel=3,
         )
     more = {"exact": exact, "classes": len(VTAB[task].classes), "fingerprint": selection.fingerprint}
-    os.sync()  # the images, before the manifest says that they are there
     manifest.write(folder, task, rows, selection.facts, **more)
     manifest.write_lists(folder, rows)
     (folder / manifest.JOURNAL).unlink()
@@ -132,21 +132,12 @@ def _journal(folder: Path, selection: Selection) -> list[Row]:
         found = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return []
-    return found[1:] if found and found[0] == _head(selection) else []
-
-
-def _head(selection: Selection) -> Row:
-    """The first line of a journal.
-
-    Images are not forced to disk one by one, which takes longer than making them, so a journal holds until the machine
-    starts again: what was written before a power cut may be lost.
-    """
-    start = Path("/proc/sys/kernel/random/boot_id")
-    return {"fingerprint": selection.fingerprint, "start": start.read_text().strip() if start.exists() else None}
+    same = found and found[0] == {"fingerprint": selection.fingerprint}
+    return found[1:] if same else []
 
 
 def _start(folder: Path, selection: Selection, rows: Sequence[Row]) -> None:
-    text = "".join(json.dumps(line) + "\n" for line in (_head(selection), *rows))
+    text = "".join(json.dumps(line) + "\n" for line in ({"fingerprint": selection.fingerprint}, *rows))
     write_atomic(folder / manifest.JOURNAL, text.encode())
     for part in ("train", "val", "test"):
         images = folder / "images" / part
@@ -157,8 +148,16 @@ def _start(folder: Path, selection: Selection, rows: Sequence[Row]) -> None:
 
 
 def _note(folder: Path, rows: Sequence[Row]) -> None:
+    """Enter images into the journal, once they are on disk."""
+    written = [folder / row["file"] for row in rows] + [
+        folder / "images" / part for part in {row["part"] for row in rows}
+    ]
+    # Many at once, because the disk takes as long for many as for one.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(sync, written))
     with (folder / manifest.JOURNAL).open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
+    sync(folder / manifest.JOURNAL)
 
 
 def _make(folder: Path, task: str, chosen: Chosen) -> Row:
