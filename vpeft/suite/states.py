@@ -13,6 +13,8 @@ from vpeft.suite.members import Member, Phase
 
 # In the order of a status table. `diverged`, of tuning alone, is a result: the loss of that setting is no number.
 KINDS = ("done", "diverged", "running", "failed", "interrupted", "stale", "waiting")
+# What a note says of a member that had not come to its end.
+_UNFINISHED = ("running", "failed", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def _measured(
         again = _noted(folder, member.id, code)
         return again if again.kind != "waiting" else State("stale", f"finished under {difference(row)}", row)
     note = folder.note(member.id)
-    if note.get("status") == "running" and note["code"] == code:
-        # Also where it was killed after its row: going on, it marks its folder as finished.
+    values = row["tuning"] and row["tuning"]["chosen"]
+    if note.get("status") in _UNFINISHED and (note["code"], note.get("values")) == (code, values):
+        # Killed behind its row: going on, it marks its folder as finished.
         return _noted(folder, member.id, code)
     chosen = _choice(folder, member, known, found)
     if chosen is not None and chosen != row["tuning"]["chosen"]:
