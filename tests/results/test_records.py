@@ -6,7 +6,7 @@ from statistics import stdev
 
 import pytest
 
-from tests.results.rows import whole
+from tests.results.rows import row, whole
 from tests.results.suites import embedded, suite
 from vpeft.data.tables import EMBEDDED
 from vpeft.results import records
@@ -45,8 +45,8 @@ def test_the_csv_has_calibration_time_and_memory(made):
 
 def test_a_machine_has_no_number_where_there_are_two(made):
     rows = suite(seeds=(1, 2))
-    for row in rows:
-        row["device"] = row["device"] | {"threads": row["seed"]}
+    for one in rows:
+        one["device"] = one["device"] | {"threads": one["seed"]}
     assert {(line["device"], line["step_seconds"]) for line in table(made(rows)) if line["kind"] == "ours"} == {
         ("", "")
     }
@@ -58,3 +58,19 @@ def test_embedded_tasks_have_columns_and_averages_of_their_own(made):
     tasks = [float(first[task]) for task in EMBEDDED]
     assert float(first["task_mean"]) == pytest.approx(sum(tasks) / 8)
     assert float(first["natural"]) == pytest.approx(sum(tasks[:3]) / 3)
+
+
+@pytest.mark.parametrize("name", ["method", "seeds", "natural", "ece", "peak_bytes", "x sd", "task 'a'"])
+def test_a_task_that_is_called_like_a_column_has_one_of_its_own(made, name):
+    plain = table(made([row("mine", 0, 0.4), row("yours", 0, 0.6)]))[0]
+    line = table(made([row(name, 0, 0.4), row("yours", 0, 0.6)]))[0]
+    assert float(line[f"task '{name}'"]) == 40
+    assert {key: line[key] for key in ("method", "seeds", "tasks", "natural", "ece", "peak_bytes", "setting")} == {
+        key: plain[key] for key in ("method", "seeds", "tasks", "natural", "ece", "peak_bytes", "setting")
+    }
+
+
+def test_a_spreadsheet_computes_nothing_that_a_row_says(made):
+    line = table(made([row("=1+1", 0, 0.4, method=[{"name": "=HYPERLINK(x)"}]), row("yours", 0, 0.6)]))[0]
+    assert line["method"] == "'=HYPERLINK(x)"
+    assert float(line["'=1+1"]) == 40

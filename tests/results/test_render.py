@@ -3,6 +3,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from tests.results.rows import row, whole
@@ -67,3 +68,22 @@ def test_what_a_row_says_is_no_markup(made):
     assert "a\\|b" in text
     searched = row() | {"tuning": {"grid": {"<img src=x>": [1]}, "chosen": {"<img src=x>": 1}, "members": []}}
     assert "<img" not in render.markdown(made([searched]))
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("[x](http://a)", "\\[x\\](http://a)"),
+        ("![x](y)", "!\\[x\\](y)"),
+        ("`code`", "\\`code\\`"),
+        ("**bold** _it_ ~~gone~~", "\\*\\*bold\\*\\* \\_it\\_ \\~~gone\\~~"),
+        ("a\\|b", "a\\\\\\|b"),
+        ("# x", "\\# x"),
+        ("- x\n# y", "\\- x # y"),
+        ("1. x", "1\u200b. x"),
+        ("oxford_flowers102", "oxford_flowers102"),
+    ],
+)
+def test_what_a_row_says_is_no_markup_of_markdown(made, said, written):
+    text = render.markdown(made([row(method=[{"name": said}])]))
+    assert f"\n| {written} |" in text

@@ -41,10 +41,11 @@ def record(entry: Entry, tasks: list[str], groups: Groups) -> dict[str, Any]:
         "notes": "; ".join(entry.notes),
     }
     for task in tasks:
+        name = column(task)
         if values := entry.accuracies.get(task):
-            found |= {task: fmean(values), f"{task} sd": spread(values), f"{task} ci95": interval(values)}
+            found |= {name: fmean(values), f"{name} sd": spread(values), f"{name} ci95": interval(values)}
         if values := calibration.get(task):
-            found[f"{task} ece"] = fmean(values)
+            found[f"{name} ece"] = fmean(values)
     if calibration and all(task in calibration for task in tasks):
         found["ece"] = fmean(fmean(values) for values in calibration.values())
     costs = entry.costs()
@@ -52,6 +53,13 @@ def record(entry: Entry, tasks: list[str], groups: Groups) -> dict[str, Any]:
         ((machine, cost),) = costs.items()
         found |= {"device": str(machine), **{name: getattr(cost, name) for name in _COST[1:]}}
     return found | _averages(entry.averages(groups), entry.by_seed(groups))
+
+
+def column(task: str) -> str:
+    """The heading of a task's accuracy: its name, or `task 'NAME'` where another column is called so."""
+    others = {*_FIRST, *VTAB_GROUPS, *_BOTH, "ece", *_COST, *_LAST}
+    alike = task.startswith("task '") or task.endswith((*_EACH[1:], " ece"))
+    return f"task '{task}'" if task in others or alike else task
 
 
 def published_record(setting: Setting, row: Published, complete: str | None) -> dict[str, Any]:
@@ -93,6 +101,11 @@ def as_csv(records: list[dict[str, Any]]) -> str:
     columns = [*_FIRST, *chain(*([f"{task}{more}" for more in (*_EACH, " ece")] for task in tasks)), *means, "ece"]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns, *_COST, *_LAST], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    writer.writerow({name: _words(name) for name in writer.fieldnames})
+    writer.writerows({name: _words(value) for name, value in one.items()} for one in records)
     return text.getvalue()
+
+
+def _words(value: Any) -> Any:
+    """A text that a spreadsheet would compute is one that it shows."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

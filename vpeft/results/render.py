@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -101,8 +102,14 @@ def _cell(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """What a row says is no markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    """What a row says is no markup: no code, emphasis, link, picture, heading, list or line of a table."""
+    text = re.sub(r"\s+", " ", text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"[`*\[\]]|~~|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
+    return re.sub(r"^([#+\->=]|\d+(?=[.)]))", lambda found: _unlisted(found[0]), text)
+
+
+def _unlisted(start: str) -> str:
+    return f"{start}\u200b" if start.isdecimal() else f"\\{start}"  # 1. would begin a list
 
 
 def latex(report: Report) -> str:
