@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import vpeft  # noqa: F401  (first, for the torchvision guard)
+from vpeft import cli
 from vpeft.data.ade20k import URL, prepare
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make the data set; 0 when it is whole."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of data sets; data.root in a config")
@@ -28,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     source.add_argument("--zip", help="the archive, if it is here already")
     source.add_argument("--url", default=URL, help=f"where it is downloaded from (default: {URL})")
     args = parser.parse_args(argv)
+    if args.root.is_file():
+        parser.error(f"--root {args.root} is a file; give a folder, which is made where it is missing")
     columns = (TextColumn("{task.description:>12}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("", total=None)
@@ -45,4 +49,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

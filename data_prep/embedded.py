@@ -13,31 +13,35 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import vpeft  # noqa: F401  (first, for the torchvision guard)
+from vpeft import cli
 from vpeft.data.embedded import find_fault
 from vpeft.data.prepare import chosen, prepare, suite_dir
 from vpeft.data.recipes import RECIPES
 from vpeft.data.scenes import SCENES
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make or verify the tasks; 0 if all are whole, 1 if one could not be made, 2 for a wrong request."""
     args = _arguments(argv)
     root = args.root or suite_dir()
     try:
         names = chosen(args.tasks, root, args.accept_licence)
+        if root.is_file():
+            raise ValueError(f"--root {root} is a file; give a folder, which is made where it is missing.")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     return _verify(names, root) if args.verify else _make(names, root, args.accept_licence)
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default="all", help=f"comma-separated, or all: {', '.join(RECIPES | SCENES)}")
     parser.add_argument("--root", type=Path, help=f"folder of the tasks (default: {suite_dir()})")
@@ -74,4 +78,4 @@ def _verify(names: list[str], root: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

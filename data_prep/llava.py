@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from rich.progress import Progress
 import mllm  # noqa: F401  (first, for the torchvision guard)
 from mllm.data.conversations import load_records
 from mllm.data.repair import ACTIONS, Examined, examine
+from vpeft import cli
 from vpeft.fetch import file_sha256, write_atomic
 
 SHOWN = 3
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Look through a file; the module says what is returned."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="conversations, .json or .jsonl")
@@ -95,4 +97,4 @@ def _write(file: Path, images: Path, output: Path, report: Path, found: Examined
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

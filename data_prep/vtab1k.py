@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import vpeft  # noqa: F401  (first, for the torchvision guard)
+from vpeft import cli
 from vpeft.data.tables import ALIASES, VTAB
 from vpeft.nearest import did_you_mean
 from vpeft.vtab1k import community, originals, tfds
@@ -32,7 +33,7 @@ from vpeft.vtab1k.verify import Difference, table, verify
 Report = Callable[[int, int], None]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make or check tasks; 0 if all are whole, 1 if one is not, 2 for a wrong request."""
     parser = _parser()
     args = parser.parse_args(argv)
@@ -95,7 +96,7 @@ def _tasks(names: str) -> list[str]:
 
 def _check(args: argparse.Namespace) -> None:
     if args.workers < 0:
-        raise ValueError(f"--workers is {args.workers}; it is a number of processes, 0 for none beside this one.")
+        raise ValueError(f"--workers is {args.workers}; give a number of processes, 0 for none beside this one.")
     if args.needed:
         return
     if args.verify:
@@ -109,11 +110,13 @@ def _check(args: argparse.Namespace) -> None:
     option = {"archives": "--archives", "tfds_dir": "--tfds-dir", "source_folder": "--from"}[options[args.source]]
     folder = getattr(args, options[args.source])
     if folder is None:
-        raise ValueError(f"--source {args.source} needs {option} DIR.")
-    if args.source != "tfds" and not folder.is_dir():
-        raise ValueError(f"{option} {folder} is not a folder.")
+        raise ValueError(
+            f"--source {args.source} needs {option} DIR, the folder that holds what it makes the tasks of."
+        )
+    if not folder.is_dir() and (args.source != "tfds" or folder.exists()):
+        raise ValueError(f"{option} {folder} is not a folder; give the one that holds what the tasks are made of.")
     if args.root is not None and args.root.exists() and not args.root.is_dir():
-        raise ValueError(f"--root {args.root} is a file and not a folder.")
+        raise ValueError(f"--root {args.root} is a file; give a folder, which is made where it is missing.")
     if args.root is None and args.source != "community":
         raise ValueError(f"--source {args.source} needs --root DIR, the folder that the tasks are written to.")
 
@@ -182,4 +185,4 @@ def _needed(tasks: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -67,7 +67,7 @@ def test_an_error_of_the_package_is_its_sentence_and_a_code(own, error, code, mo
 
 def test_a_file_the_system_refuses_is_a_sentence(monkeypatch, capsys, tmp_path):
     assert end(lambda argv: open(tmp_path / "no").close(), monkeypatch) == 2
-    assert capsys.readouterr().err == f"error: [Errno 2] No such file or directory: '{tmp_path / 'no'}'\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'no'}: No such file or directory. Check the path.\n"
 
 
 def test_an_error_of_the_real_package_is_its_sentence(monkeypatch, capsys):

@@ -4,7 +4,8 @@ python tools/bench_mllm.py
 python tools/bench_mllm.py --questions 1 --rounds 2 --cases both
 """
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 
 import vpeft  # noqa: F401  before timm
@@ -12,10 +13,11 @@ from mllm.bench import bench, table, to_json
 from mllm.bench_cases import CASES
 from mllm.bench_setting import Setting
 from mllm.data import vqa
+from vpeft import cli
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser("tools/bench_mllm.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     for name in (
         "dim",
         "depth",
@@ -28,13 +30,13 @@ def main() -> None:
         "rounds",
         "threads",
     ):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Setting, name.replace("-", "_")))
+        parser.add_argument(f"--{name}", type=cli.at_least_one, default=getattr(Setting, name.replace("-", "_")))
     parser.add_argument("--language", default=Setting.language)
     parser.add_argument("--cases", default=",".join(CASES), help="comma-separated; the Trainer is always measured")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--json", type=Path, help="also write every measurement to this file")
-    arguments = vars(parser.parse_args())
-    cases, file, memory = arguments.pop("cases").split(","), arguments.pop("json"), not arguments.pop("no_memory")
+    arguments = vars(parser.parse_args(argv))
+    cases, file, memory = cli.words(arguments.pop("cases")), arguments.pop("json"), not arguments.pop("no_memory")
     if unknown := [case for case in cases if case not in CASES]:
         parser.error(f"there are no cases {', '.join(unknown)}; there are {', '.join(CASES)}")
     setting = Setting(**arguments)
@@ -45,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

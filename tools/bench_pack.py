@@ -5,25 +5,29 @@ python tools/bench_pack.py --backbone vit_base_patch16_224 --image-size 224 --ba
 python tools/bench_pack.py --members 8 --rounds 0        # the step alone, in one process
 """
 
-import argparse
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from pathlib import Path
 
 import vpeft  # noqa: F401  before timm
+from vpeft import cli, methods
 from vpeft.packed.bench import Setting, bench, step, table, to_json
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = cli.Parser("tools/bench_pack.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=Setting.backbone)
     parser.add_argument("--pretrained", default=Setting.pretrained)
-    parser.add_argument("--image-size", type=int, default=Setting.image_size)
+    parser.add_argument("--image-size", type=cli.at_least_one, default=Setting.image_size)
     parser.add_argument("--method", default=Setting.method)
-    for name in ("members", "batch", "steps", "rounds", "threads"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Setting, name))
+    for name in ("members", "batch", "steps", "threads"):
+        parser.add_argument(f"--{name}", type=cli.at_least_one, default=getattr(Setting, name))
+    parser.add_argument("--rounds", type=cli.count, default=Setting.rounds)
     parser.add_argument("--json", type=Path, help="also write every measurement to this file")
-    arguments = vars(parser.parse_args())
+    arguments = vars(parser.parse_args(argv))
     file = arguments.pop("json")
     setting = Setting(**arguments)
+    methods.check({"name": setting.method})
     inside = step(setting)
     counted = ", ".join(f"{count / 1e9:.2f} GFLOP {name}" for name, count in inside.operations.items())
     print(f"forward and backward of all members: {counted}, time packed over apart {inside.ratio:.2f}", flush=True)
@@ -35,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> None:
     wanted = list(gate.VARIANTS) if arguments.names == "all" else cli.words(arguments.names)
     if unknown := [name for name in wanted if name not in gate.VARIANTS]:
         parser.error(f"there is no connector '{unknown[0]}' to try; there are {', '.join(gate.VARIANTS)}")
+    if arguments.folder.is_file():
+        parser.error(f"{arguments.folder} is a file; give a folder, which is made where it is missing")
     if not (arguments.folder / "language" / "config.json").exists():
         tiny.make(arguments.folder, arguments.seed)
     words = [str(CONFIG), "--vision.backbone", f"hf:{arguments.folder / 'vision'}"]

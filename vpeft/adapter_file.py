@@ -69,7 +69,10 @@ def read_manifest(path: Path, key: str, newest: int) -> dict[str, Any]:
         others = [other for other in _TOOLS if other in metadata]
         if others:
             raise ValueError(f"{path} is an adapter of {others[0]}; {_TOOLS[others[0]]}.")
-        raise ValueError(f"{path} is a safetensors file without a {key} manifest, so it is not an adapter.")
+        raise ValueError(
+            f"{path} is a safetensors file without a {key} manifest, so it is not an adapter; give the one that a run "
+            "wrote. Files of other projects are read by tools/import.py."
+        )
     try:
         manifest = json.loads(metadata[key])
         newer = manifest["format"] > newest
@@ -129,12 +132,10 @@ def check_file(path: Path) -> None:
     """
     if path.is_dir():
         inside = sorted(found.name for found in path.glob("*.safetensors"))
-        raise ValueError(
-            f"{path} is a folder, not an adapter; {did_you_mean('adapter.safetensors', inside, f'{path}/')}"
-        )
+        raise ValueError(f"{path} is a folder, not an adapter; {_near('adapter.safetensors', inside, path)}")
     if not path.is_file():
         beside = sorted(found.name for found in path.parent.glob("*.safetensors"))
-        raise FileNotFoundError(f"There is no adapter {path}; {did_you_mean(path.name, beside, f'{path.parent}/')}")
+        raise FileNotFoundError(f"There is no adapter {path}; {_near(path.name, beside, path.parent)}")
     with path.open("rb") as file:
         start = file.read(9)
     # The two ways torch.save has written. The length that a safetensors file begins with may start with the same
@@ -143,6 +144,12 @@ def check_file(path: Path) -> None:
         raise ValueError(
             f"{path} is a pickle, which can run any code and is not opened; an adapter is a safetensors file."
         )
+
+
+def _near(name: str, found: list[str], folder: Path) -> str:
+    if not found:
+        return "give the adapter.safetensors of a run."
+    return did_you_mean(name, found, f"{folder}/")
 
 
 # Kinds of values that several manifests have.

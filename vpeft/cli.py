@@ -6,6 +6,7 @@ import argparse
 import ast
 import errno
 import linecache
+import math
 import re
 import sys
 import threading
@@ -29,6 +30,15 @@ _REFUSED = {
     errno.EACCES: _CLOSED,
     errno.EPERM: _CLOSED,
 }
+# What to do where a path is of another kind than is needed.
+_MISPLACED = {
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "A file stands where a folder is needed; give another place, or rename that file.",
+    errno.EEXIST: "A file stands where a folder is needed; give another place, or rename that file.",
+    errno.EISDIR: "It is a folder; give the path of a file.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+}
+_WRONG_PATH = FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError
 _WORDED = (ValueError, TypeError, RuntimeError, OSError, FloatingPointError)
 
 
@@ -55,16 +65,39 @@ def add_language_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", metavar="hf:FOLDER", help="the language model, where it has moved")
 
 
-def at_least_one(text: str) -> int:
+def count(text: str, least: int = 0) -> int:
     """A count given on the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is expected, not '{text}'")
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"a whole number of at least {least} is expected, not '{text}'")
     return int(text)
+
+
+def at_least_one(text: str) -> int:
+    """A count given on the command line, of what there has to be one of."""
+    return count(text, 1)
 
 
 def words(text: str | None) -> list[str]:
     """The words of a comma-separated list."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def counts(text: str) -> list[int]:
+    """Counts given on the command line, comma-separated."""
+    if not words(text):
+        raise argparse.ArgumentTypeError(f"numbers are expected, such as 1,4, not '{text}'")
+    return [at_least_one(word) for word in words(text)]
+
+
+def above_zero(text: str) -> float:
+    """A size given on the command line."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0 is expected, not '{text}'")
+    return size
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
@@ -83,7 +116,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)
-        code = WRONG_INPUT if isinstance(error, ValueError | TypeError | FileNotFoundError) else FAILED
+        code = WRONG_INPUT if isinstance(error, ValueError | TypeError | _WRONG_PATH) else FAILED
     sys.exit(code)
 
 
@@ -94,9 +127,10 @@ def sentence(error: Exception) -> str | None:
 
 def _refused(error: Exception) -> str | None:
     """A sentence for what the system says of a file."""
-    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+    if not isinstance(error, OSError):
         return None
-    return f"{error.filename or 'A file could not be written'}: {error.strerror}. {_REFUSED[error.errno]}"
+    advice = (_REFUSED | _MISPLACED if error.filename else _REFUSED).get(error.errno or 0)
+    return advice and f"{error.filename or 'A file could not be written'}: {error.strerror}. {advice}"
 
 
 def _in_a_thread(given: threading.ExceptHookArgs) -> None:
@@ -120,6 +154,8 @@ def _worded(error: Exception) -> bool:
     """Whether the message is meant for the user: a `raise` of these packages, or a file the system refuses."""
     if isinstance(error, OSError) and error.filename is not None:
         return True
+    if error.__traceback__ is None:
+        return False
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file = frame.f_code.co_filename
     own = any(Path(file).is_relative_to(package) for package in _PACKAGES)

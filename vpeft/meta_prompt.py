@@ -189,7 +189,7 @@ def _configs(config: Config, tasks: Sequence[str], file: Path) -> list[Config]:
     if file.suffix != ".safetensors":
         raise ConfigError(f"{file} is not a name for a meta-prompt; it has to end in .safetensors.")
     if not tasks or len(set(tasks)) < len(tasks):
-        raise ConfigError(f"The tasks are {', '.join(tasks) or 'none'}; at least one is needed, and each once.")
+        raise ConfigError(f"The tasks are {', '.join(tasks) or 'none'}; give at least one, and each once.")
     return [run.complete(dataclasses.replace(config, data=dataclasses.replace(config.data, task=t))) for t in tasks]
 
 

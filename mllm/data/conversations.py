@@ -94,7 +94,9 @@ def load_records(file: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}. Check data.root and data.files.") from error
+        raise ValueError(
+            f"{file} cannot be read: {error.strerror}. Check the path, in a config data.root and data.files."
+        ) from error
     if file.suffix.lower() == ".jsonl":
         return _lines(file, text)
     try:

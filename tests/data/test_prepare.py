@@ -142,7 +142,9 @@ def test_a_failure_leaves_nothing_behind(stand_in: Callable[[str], Path]) -> Non
         if done == 500:
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(RuntimeError, match=r"textile could not be written: No space left on device\. What was there is"):
+    with pytest.raises(
+        RuntimeError, match=r"textile could not be written: No space left on device\. What was there is"
+    ):
         prepare.prepare("textile", root, progress=fail)
     assert not [path for path in root.iterdir() if path.is_dir()]
 
@@ -174,7 +176,7 @@ def test_non_commercial_images_are_made_only_on_request(stand_in: Callable[[str]
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no embedded task 'digts'; did you mean 'digits'"):
         prepare.chosen("textile,digts", tmp_path)
-    with pytest.raises(ValueError, match=rf"No task asks for the licence 'MIT'; .*{LICENCE}"):
+    with pytest.raises(ValueError, match=rf"no task asks for 'MIT'; there is {LICENCE}"):
         prepare.chosen("all", tmp_path, ["MIT"])
 
 

@@ -221,7 +221,10 @@ def test_tasks_and_methods_are_chosen(made):
 MISTAKES = {
     "task": ({"tasks": ["svnh"]}, "command line: there is no task 'svnh'; did you mean 'svhn'?"),
     "method": ({"methods": ["loar"]}, "command line: there is no method 'loar'; did you mean 'lora'?"),
-    "nothing left": ({"tasks": ["dtd"]}, "There is no result row to report for these tasks and methods."),
+    "nothing left": (
+        {"tasks": ["dtd"]},
+        "There is no result row to report for these tasks and methods; leave out --task or --method.",
+    ),
 }
 
 
@@ -234,7 +237,8 @@ def test_a_mistake_is_one_sentence(made, words, sentence):
 def test_rows_that_are_all_left_out_are_told_with_the_reason(made):
     segmented = row() | {"test": {"miou": 0.3}}
     words = (
-        r"There is no result row to report\. .*results\.jsonl, line 1: a result row without 'accuracy'; it is left out"
+        r"There is no result row to report; give results\.jsonl files of runs that ended\. "
+        r".*results\.jsonl, line 1: a result row without 'accuracy'; it is left out"
     )
     with pytest.raises(ValueError, match=words):
         made([segmented])

@@ -87,7 +87,7 @@ def test_verify_prints_a_table_and_fails(
         (["--source", "tfds", "--tfds-dir", "/nowhere"], "--source tfds needs --root DIR"),
         (["--source", "originals", "--archives", "/nowhere"], "--archives /nowhere is not a folder"),
         (["--source", "community"], "--source community needs --from DIR"),
-        (["--source", "tfds", "--tfds-dir", "/", "--root", __file__], "test_command.py is a file and not a folder"),
+        (["--source", "tfds", "--tfds-dir", "/", "--root", __file__], "test_command.py is a file; give a folder"),
         (["--verify", "--root", "/nowhere"], "--root /nowhere is not a folder"),
         (["--verify"], "--root is not given"),
         (["--workers", "-1"], "--workers is -1"),

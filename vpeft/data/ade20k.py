@@ -104,7 +104,9 @@ def _read(archive: Path, opened: zipfile.ZipFile, member: zipfile.ZipInfo) -> by
 
 
 def _damaged(archive: Path, error: Exception) -> ValueError:
-    return ValueError(f"{archive} is not a whole zip archive ({error}); delete it and run this again.")
+    return ValueError(
+        f"{archive} is not a whole zip archive ({error}). If it is a download of ADE20K, delete it and run this again."
+    )
 
 
 def _wanted(archive: Path, opened: zipfile.ZipFile, counts: Mapping[str, int]) -> list[zipfile.ZipInfo]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Resize = Literal["squash", "crop"]
@@ -150,8 +150,16 @@ def _decoded(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def _unreadable(name: str, error: Exception) -> UnreadableImage:
-    reason = printable(f"{type(error).__name__}: {error}")
-    return UnreadableImage(f"{name} could not be read as an image ({reason}); restore or remove it.")
+    return UnreadableImage(f"{name} could not be read as an image ({why(error)}); restore or remove it.")
+
+
+def why(error: Exception) -> str:
+    """What Pillow or the system said of a file, in words for the user."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no known format"
+    if isinstance(error, OSError):
+        return printable(error.strerror or str(error))
+    return printable(f"{type(error).__name__}: {error}")
 
 
 def _too_large(name: str | None) -> UnreadableImage:

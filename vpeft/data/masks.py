@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageOps
 
-from vpeft.data.images import UnreadableImage, checked, open_image, printable
+from vpeft.data.images import UnreadableImage, checked, open_image, printable, why
 
 IGNORE, IGNORE_16 = 255, 65_535
 Colour = tuple[int, int, int]
@@ -135,8 +135,9 @@ def _decode(path: Path) -> tuple[str, np.ndarray]:
     except UnreadableImage:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their format module meets
-        name, reason = printable(path), printable(f"{type(error).__name__}: {error}")
-        raise UnreadableImage(f"{name} could not be read as a mask ({reason}); restore or remove it.") from error
+        raise UnreadableImage(
+            f"{printable(path)} could not be read as a mask ({why(error)}); restore or remove it."
+        ) from error
 
 
 def _widened(found: np.ndarray, mode: str, path: Path, classes: ClassTable) -> np.ndarray:

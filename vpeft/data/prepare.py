@@ -98,10 +98,14 @@ def chosen(tasks: str, root: Path, accepted: Collection[str] = ()) -> list[str]:
     licences = {recipe.licence for recipe in RECIPES.values() if recipe.ask}
     for licence in accepted:
         if licence not in licences:
-            raise ValueError(f"No task asks for the licence '{licence}'; those that are asked for: {sorted(licences)}.")
+            raise ValueError(
+                f"--accept-licence: no task asks for '{licence}'; {did_you_mean(licence, sorted(licences))}"
+            )
     if tasks == "all":
         return [name for name, recipe in (RECIPES | SCENES).items() if _possible(recipe, accepted)]
     names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise ValueError("--tasks names no task; give names with commas between them, or all.")
     for name in names:
         recipe = find_recipe(name)
         if recipe is None:

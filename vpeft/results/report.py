@@ -81,7 +81,8 @@ def build(paths: Iterable[Path], tasks: Sequence[str] = (), methods: Sequence[st
     if methods:
         rows = [row for row in rows if _called(row) & set(methods)]
     if not rows:
-        told = " for these tasks and methods" if tasks or methods else ""
+        asked = " for these tasks and methods; leave out --task or --method"
+        told = asked if tasks or methods else "; give results.jsonl files of runs that ended"
         raise ValueError(" ".join([f"There is no result row to report{told}.", *notes[:_TOLD]]))
     rows, repeats = runs.without_repeats(rows)
     by_setting: dict[Setting, list[Entry]] = {}

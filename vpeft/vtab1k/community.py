@@ -46,7 +46,10 @@ def adopt(
     folder = vtab.task_folder(source, task)
     if folder is None:
         names = " or ".join(f"'{name}'" for name in dict.fromkeys((VTAB[task].folder or task, task)))
-        raise ValueError(f"{task}: {source} has no folder {names} with train800.txt and the other lists.")
+        raise ValueError(
+            f"{task}: {source} has no folder {names} with train800.txt and the other lists; give the folder that holds "
+            "the tasks."
+        )
     place = root / task if root else folder
     _refuse_other(place, task)
     rows, warning = _listed(folder, task)
