@@ -180,7 +180,7 @@ def _together(folder: SuiteFolder, ready: list[_Ready], ended: dict[str, str], r
     # Memory is short for all of a pack at once, so which member asked for too much of it says nothing.
     short = [one for one in outcomes if isinstance(one, Exception) and failures.out_of_memory(one)]
     if short:
-        print(f"{cli.sentence(short[0])} The members of the pack that did not end are trained one by one.", flush=True)
+        print(f"{failures.said(short[0])} The members of the pack that did not end are trained one by one.", flush=True)
     for one, outcome in zip(ready, outcomes, strict=True):
         if isinstance(outcome, Exception) and failures.out_of_memory(outcome):
             continue
