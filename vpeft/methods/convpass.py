@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpeft.modules import Modules
+from vpeft.rebuilt import linear
 from vpeft.seams import Block
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Bypass(nn.Module):
             nn.init.zeros_(part.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
-        prefix, patches = self.block.split(quick_gelu(self.down(h)))  # B P R, B H W R
+        prefix, patches = self.block.split(quick_gelu(linear(h, self.down.weight, self.down.bias)))  # B P R, B H W R
         patches = self.conv(patches.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         prefix = F.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
         z = self.dropout(quick_gelu(self.block.join(prefix, patches, h)))

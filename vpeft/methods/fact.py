@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpeft.rebuilt import linear
 from vpeft.seams import Affine
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Change(nn.Module):
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         v = self.shared[0].v
         dim, rank = v.shape
-        z = self.dropout(F.linear(x, self.down()))
+        z = self.dropout(linear(x, self.down()))
         if self.out_dim % dim:
             return y + self.scale * F.linear(z.unflatten(-1, (-1, rank)), v).flatten(-2)[..., : self.out_dim]
         # One fused pass over y, whose rows are taken apart into their blocks.

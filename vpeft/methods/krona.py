@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpeft.modules import Modules
+from vpeft.rebuilt import apply
 from vpeft.seams import Affine
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ class Kronecker(nn.Module):
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         parts, at = [], 0
         for rows, a, b in zip(self.rows, self.a, self.b, strict=True):
-            matrix = x.unflatten(-1, (a.shape[1], b.shape[1]))
-            change = torch.einsum("oi,...ik,pk->...op", a, matrix, b).flatten(-2)
+            change = apply(Product(), x, a, b)
             parts += [y[..., at : rows.start], torch.add(y[..., rows], change, alpha=self.scale)]
             at = rows.stop
         return torch.cat([*parts, y[..., at:]], dim=-1)
@@ -108,6 +108,25 @@ class Kronecker(nn.Module):
 
     def bias(self, b: Tensor) -> Tensor:
         return b
+
+
+class Product:
+    """(A (x) B) x, that is A X B^T with x as a matrix X."""
+
+    def __call__(self, x: Tensor, *theta: Tensor) -> Tensor:
+        a, b = theta
+        matrix = x.unflatten(-1, (a.shape[1], b.shape[1]))
+        return torch.einsum("oi,...ik,pk->...op", a, matrix, b).flatten(-2)
+
+    def of_x(self, g: Tensor, *theta: Tensor) -> Tensor:
+        a, b = theta
+        return self(g, a.T, b.T)
+
+    def of_theta(self, g: Tensor, x: Tensor, *theta: Tensor) -> tuple[Tensor, ...]:
+        a, b = theta
+        g, x = g.unflatten(-1, (len(a), len(b))), x.unflatten(-1, (a.shape[1], b.shape[1]))
+        of_a = torch.einsum("...op,...ip->oi", g, F.linear(x, b))
+        return of_a, torch.einsum("...ip,...ik->pk", torch.einsum("oi,...op->...ip", a, g), x)
 
 
 def _divisor(size: int, at_most: int | None) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpeft.rebuilt import linear
 from vpeft.seams import Affine, Block
 
 
@@ -105,7 +106,7 @@ class LowRank(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """A x, dropout before it."""
         _, dropout = self.shared
-        return F.linear(dropout(x), self.a())
+        return linear(dropout(x), self.a())
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         z = self.hidden(x)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpeft.modules import Modules
+from vpeft.rebuilt import linear
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
@@ -102,7 +103,8 @@ class Adapter(nn.Module):
         return torch.block_diag(*self.up)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        z = F.pad(self.dropout(self.down(h)), (0, 1), value=1.0).flatten(0, -2)
+        z = self.dropout(linear(h, self.down.weight, self.down.bias))
+        z = F.pad(z, (0, 1), value=1.0).flatten(0, -2)
         up = torch.cat([self.dense_up(), self.bias[:, None]], dim=1)  # the bias multiplies the one beside z
         # One fused pass over h; the zeros between groups cost less than a second pass.
         return torch.addmm(h.flatten(0, -2), z, up.T, alpha=self.scale).view(h.shape)
