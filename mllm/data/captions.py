@@ -71,8 +71,10 @@ def _table(file: Path) -> Iterator[Mapping[str, Any]]:
                 raise ValueError(f"{file} needs a first line with 'image' and 'caption'; it has the columns {shown}.")
             yield from reader
     except csv.Error as error:
-        raise ValueError(f"{file} is not a whole table: {error}.") from error
+        raise ValueError(f"{file} is not a whole table: {error}. Correct it.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it.") from error
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}. Check data.root and data.files.") from error
+        raise ValueError(
+            f"{file} cannot be read: {error.strerror}. Check the path, in a config data.root and data.files."
+        ) from error

@@ -56,7 +56,9 @@ def read(file: Path) -> Iterator[Sample]:
             f"{file} is not a whole, uncompressed tar file ({error}); unpack .gz files, or copy it again."
         ) from error
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}. Check data.root and data.files.") from error
+        raise ValueError(
+            f"{file} cannot be read: {error.strerror}. Check the path, in a config data.root and data.files."
+        ) from error
 
 
 def _split(path: str) -> tuple[str, str]:

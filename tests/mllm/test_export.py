@@ -253,6 +253,12 @@ def test_what_a_container_has_no_place_for_is_refused_with_the_reason(options, s
         to_container(model)
 
 
+def test_an_adapter_that_cannot_be_exported_is_used_as_it_is(tmp_path):
+    path = saved(tmp_path, {"name": "mlp", "depth": 3})
+    with pytest.raises(ValueError, match=rf"^{path} cannot be exported: .* Use the adapter as it is, with tools/chat"):
+        export(path, tmp_path / "out")
+
+
 def test_a_folder_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match=r"out is there already; give the name of a new folder"):

@@ -126,6 +126,11 @@ def test_weights_that_do_not_fit_are_refused(folder):
     assert "lack 1 tensors of the model that its config.json describes (model.norm.weight, ...)" in refused(folder)
 
 
+def test_weights_of_other_shapes_are_refused(folder):
+    change(folder, intermediate_size=1000)
+    assert "cannot be loaded" in refused(folder)
+
+
 def test_damaged_weights_are_refused(folder):
     (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{nonsense")
     assert "is damaged or not a safetensors file" in refused(folder)

@@ -47,3 +47,17 @@ def test_without_a_known_limit_nothing_is_ended(end):
     task = job.Task([sys.executable, "-c", ""], end)
     task._hand_on(signal.SIGUSR1, None)
     assert signal.alarm(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stage"], "no command is given; write it behind --"),
+        (["--", sys.executable, "--version"], "This is not a job of Slurm; submit it with sbatch"),
+    ],
+)
+def test_what_is_no_job_with_a_command_is_refused(monkeypatch, words, said):
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=said):
+        job.main(words)

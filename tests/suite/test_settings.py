@@ -55,6 +55,7 @@ def test_seeds_are_a_number_or_a_list():
             [LORA, "--seeds", "20261130"],
             "--seeds 20261130: a number of seeds is below 10000; one seed alone is",
         ),
+        ([LORA, "--retries", "x"], "a whole number of at least 0 is expected, not 'x'"),
         ([LORA, "--jobs", "0"], "a whole number of at least 1 is expected, not '0'"),
         ([LORA, "--launcher", "lsf"], "invalid choice: 'lsf'"),
         ([LORA, "--data.task", "digits"], "--data.task is set by the suite; give --tasks"),
@@ -138,3 +139,20 @@ def test_packs_hold_what_can_be_trained_together():
     open_structure = ["--tasks", "digits,fashion", "--seeds", "2", "--sweep", "method.rank=2,4"]
     finals = [group for group in plan.items(plan.build(parse(LORA, *open_structure)), 4) if group[0].phase == "final"]
     assert [{one.task for one in group} for group in finals] == [{"digits"}, {"fashion"}]
+
+
+def test_a_sweep_of_a_file_that_chooses_its_epoch_is_refused(tmp_path):
+    file = tmp_path / "chooses.yaml"
+    file.write_text(
+        "method: {name: lora}\ndata: {split: train800}\ntrain: {selection: best_val}\nembedded: {backbone: test_vit}\n"
+    )
+    with pytest.raises(ConfigError, match=r"chooses an epoch on val200, .* give --train\.selection last"):
+        plan.build(parse(str(file), "--sweep", "lr=0.1", "--tasks", "digits"))
+
+
+def test_two_files_of_one_setting_are_refused(tmp_path):
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    for file in files:
+        file.write_text("method: {name: lora}\n")
+    with pytest.raises(ConfigError, match=r"a and b state the same runs, such as .*; leave one of them out"):
+        plan.build(parse(*map(str, files), "--tasks", "digits"))

@@ -58,6 +58,7 @@ VALUES = [
     ("tools/predict.py /adapter.safetensors /empty", "holds no images"),
     ("tools/predict.py /adapter.safetensors /images --top 0", "a whole number of at least 1 is expected"),
     ("tools/predict.py /adapter.safetensors /images --device nope", "give --device cpu, or leave it out"),
+    ("tools/predict.py /adapter.safetensors /images --masks /out", "--masks is for adapters of kind segmentation"),
     ("tools/predict.py /adapter.safetensors /images --csv /empty", "Is a directory"),
     ("tools/test.py /adapter.safetensors --data.task nope", "data.task 'nope' is not known"),
     ("tools/merge.py /adapter.safetensors -o /out.txt", "it has to end in .safetensors"),

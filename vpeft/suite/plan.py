@@ -165,7 +165,8 @@ def _refuse_twins(members: Sequence[Member]) -> None:
     for one in members:
         if one.id in seen:
             raise ConfigError(
-                f"{COMMAND_LINE}: {seen[one.id].method} and {one.method} state the same runs, such as {one.title}"
+                f"{COMMAND_LINE}: {seen[one.id].method} and {one.method} state the same runs, such as {one.title}; "
+                "leave one of them out"
             )
         seen[one.id] = one
 

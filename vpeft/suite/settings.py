@@ -87,7 +87,7 @@ def parser() -> cli.Parser:
     made.add_argument("--launcher", choices=LAUNCHERS, default="local", help="default: local")
     made.add_argument("--jobs", type=cli.at_least_one, default=1, help="processes of the local launcher (default 1)")
     made.add_argument("--pack", type=cli.at_least_one, default=1, metavar="K", help="runs trained as one (default 1)")
-    made.add_argument("--retries", type=_count, default=1, metavar="R", help="of a failed run (default 1)")
+    made.add_argument("--retries", type=cli.count, default=1, metavar="R", help="of a failed run (default 1)")
     made.add_argument("--rerun", choices=("stale",), help="run anew what was finished under other code or settings")
     made.add_argument("--status", action="store_true", help="show how a suite stands and run nothing")
     return made
@@ -185,9 +185,3 @@ def _distinct(values: list, option: str) -> list:
         if value in values[:place]:
             raise ConfigError(f"{COMMAND_LINE}: --{option} names {value} twice")
     return values
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number is expected, not '{text}'")
-    return int(text)

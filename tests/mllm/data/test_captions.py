@@ -44,6 +44,11 @@ def test_several_captions_are_several_samples_and_a_prompt_is_asked(tmp_path: Pa
     [
         ("a.csv", "file,text\nx,y\n", "needs a first line with 'image' and 'caption'; it has the columns file, text"),
         ("a.csv", "", "it has the columns none"),
+        (
+            "a.csv",
+            "image,caption\n" + "x" * 200000,
+            "is not a whole table: field larger than field limit .* Correct it",
+        ),
         ("a.csv", "image,caption\na.png,\n", "sample 'number 1' has an empty turn"),
         ("a.csv", "image,caption\na.png\n", "sample 'number 1' has the caption None"),
         ("a.json", '[{"image": "a.png"}]', "sample 'number 1' has no 'image' and 'caption'"),
