@@ -81,8 +81,12 @@ def test_a_suite_marks_that_member_and_goes_on(images, tmp_path, deadly, monkeyp
         files.append(str(file))
     given = [*files, "--root", str(images), "--tasks", "colors", "--output", str(tmp_path / "suite")]
     real = work.with_values
-    # Where a suite reads its images is no setting of a run, so that its members have no such processes by default.
-    monkeypatch.setattr(work, "with_values", lambda *words: real(*words[:2], {**words[2], "data.workers": 1}))
+
+    def loading(member, source, values):
+        # Who reads the images is no setting of a member, so that by default there are no such processes.
+        return real(member, source, {**values, "data.workers": 1})
+
+    monkeypatch.setattr(work, "with_values", loading)
     members = plan.build(settings.parse(given))  # type: ignore[arg-type]
     folder = SuiteFolder(tmp_path / "suite")
     ended = [work.work(folder, item, lambda *_: None) for item in folder.add(members, plan.items(members, 1))]
