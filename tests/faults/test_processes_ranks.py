@@ -14,7 +14,6 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from tests.faults.processes import TRAIN, descendants, gone, of_rank, start, write_config
 from vpeft import failures
-from vpeft.results import read_rows
 from vpeft.tasks.ranks import Ranks
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:5310"
@@ -133,10 +132,10 @@ def test_a_process_that_stops_ends_the_run_when_its_time_is_up(tmp_path):
     driver.write_text(
         "import sys\nfrom datetime import timedelta\nimport vpeft.cli\nfrom vpeft.tasks.ranks import Ranks\n"
         "setup = Ranks.setup\n"
-        "def impatient(self, trainer, *rest):\n"
+        "def impatient(self, *rest, **named):\n"
         "    from torch.distributed.distributed_c10d import _set_pg_timeout\n"
         "    _set_pg_timeout(timedelta(seconds=20))\n"
-        "    setup(self, trainer, *rest)\n"
+        "    setup(self, *rest, **named)\n"
         "Ranks.setup = impatient\n"
         "sys.path.insert(0, 'tools')\nimport train\nvpeft.cli.run(train.main)\n"
     )
@@ -187,5 +186,4 @@ def test_a_process_that_ends_by_an_error_of_its_own_is_named_and_the_rest_ends(t
     assert re.search(
         r"error: Process 1 of 2 \(counted from 0; pid \d+\) ended with 1, and all others were ended\.", said
     )
-    with pytest.raises(FileNotFoundError):
-        read_rows(tmp_path / "out" / "results.jsonl")
+    assert not (tmp_path / "out" / "results.jsonl").exists()
