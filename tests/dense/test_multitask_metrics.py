@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from vpeft.dense import multitask_losses as losses
-from vpeft.dense.multitask_metrics import Classes, Normals, Saliency, relative_improvement
+from vpeft.dense.multitask_metrics import Classes, Meter, Normals, Saliency, relative_improvement
 
 ALONE = {"semseg": 67.21, "human_parts": 61.93, "saliency": 62.35, "normals": 17.97}
 
@@ -33,7 +33,7 @@ def test_less_is_better_for_normals_alone():
 def test_miou_counts_pixels_of_all_images_and_absent_classes_as_zero():
     label = torch.tensor([[[0, 0, 1, 255]], [[1, 1, 0, 0]]])
     answer = torch.tensor([[[0, 1, 1, 0]], [[1, 1, 0, 1]]])
-    meter = Classes(3)
+    meter = Meter(Classes(3))
     for i in range(2):
         meter.update(F.one_hot(answer[i : i + 1], 3).permute(0, 3, 1, 2).float(), label[i : i + 1], torch.tensor([i]))
     # class 0: 2 of {4 true, 2 said} -> 2/4; class 1: 3 of {3, 5} -> 3/5; class 2 is nowhere
@@ -45,7 +45,7 @@ def test_saliency_is_the_best_threshold_of_means_over_images():
     logits = torch.randn(5, 1, 6, 7, generator=generator)
     label = (torch.rand(5, 6, 7, generator=generator) > 0.5).long()
     label[3] = 0
-    meter = Saliency()
+    meter = Meter(Saliency())
     meter.update(logits[:2], label[:2], torch.arange(2))
     meter.update(logits[2:], label[2:], torch.arange(2, 5))
     once = meter.total()
@@ -74,7 +74,7 @@ def test_angles_are_in_degrees_and_only_where_there_is_a_truth():
     turn = math.radians(30)
     output = torch.tensor([0.0, 2 * math.sin(turn), 2 * math.cos(turn)]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
     label = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 2)
-    meter = Normals()
+    meter = Meter(Normals())
     meter.update(output, torch.zeros_like(label), torch.tensor([0]))
     assert math.isnan(meter.values(meter.total())["angle"])
     meter.update(output, label, torch.tensor([0]))
@@ -110,3 +110,8 @@ def test_labels_that_are_all_ignored_give_a_finite_loss_and_gradient():
         loss.backward()
         assert loss.item() == 0, task
         assert torch.isfinite(output.grad).all(), task
+
+
+def test_a_split_without_images_is_refused():
+    with pytest.raises(ValueError, match=r"the evaluated split has no images\. Evaluate data that has some"):
+        Meter(Normals()).total()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,16 +30,33 @@ PRIMARY: dict[str, tuple[str, bool]] = {
 }
 
 
+class Measure(Protocol):
+    """How well a task is done, from sums over images."""
+
+    def count(self, output: Tensor, label: Tensor) -> Tensor:
+        """What an output [K H W] adds to the sums."""
+        ...
+
+    def values(self, sums: Tensor) -> dict[str, float]:
+        """Measures of sums."""
+        ...
+
+    def per_class(self, sums: Tensor) -> list[float]:
+        """Intersection over union of each class in percent; empty where there are no classes."""
+        ...
+
+
 class Meter:
     """Sums of every image, kept apart until the end so that an image counts once over all processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, measure: Measure) -> None:
+        self.measure = measure
         self._seen: dict[int, Tensor] = {}
 
     def update(self, output: Tensor, label: Tensor, index: Tensor) -> None:
         """Count outputs [B K H W] of the images of these indices [B] against labels."""
         for at, one, truth in zip(index.tolist(), output.detach(), label, strict=True):
-            self._seen[at] = self.count(one, truth).cpu()
+            self._seen[at] = self.measure.count(one, truth).cpu()
 
     def total(self) -> Tensor:
         """The sums over all images of all processes, added in the order of the images.
@@ -48,23 +66,21 @@ class Meter:
         """
         seen = everywhere(self._seen)
         if not seen:
-            raise ValueError("There is nothing to measure: the evaluated split has no images.")
+            raise ValueError(
+                "There is nothing to measure: the evaluated split has no images. Evaluate data that has some."
+            )
         return torch.stack([seen[at] for at in sorted(seen)]).sum(dim=0)
 
-    def count(self, output: Tensor, label: Tensor) -> Tensor:
-        """What an output [K H W] adds to the sums."""
-        raise NotImplementedError
-
     def values(self, sums: Tensor) -> dict[str, float]:
-        """Measures of sums."""
-        raise NotImplementedError
+        """Measures of what `total` gave."""
+        return self.measure.values(sums)
 
     def per_class(self, sums: Tensor) -> list[float]:
-        """Intersection over union of each class in percent, where there are classes."""
-        return []
+        """Intersection over union of each class of what `total` gave; empty where there are no classes."""
+        return self.measure.per_class(sums)
 
 
-class Classes(Meter):
+class Classes:
     """Mean intersection over union over all K classes, in percent; a class that is nowhere counts as 0.
 
     Args:
@@ -72,7 +88,6 @@ class Classes(Meter):
     """
 
     def __init__(self, classes: int) -> None:
-        super().__init__()
         self.classes = classes
 
     def count(self, output: Tensor, label: Tensor) -> Tensor:
@@ -91,7 +106,7 @@ class Classes(Meter):
         return {"miou": sum(found) / len(found)}
 
 
-class Saliency(Meter):
+class Saliency:
     """The largest, over 15 thresholds of probability, of the mean over images of the intersection over union, and of F.
 
     As in scale-lab/MTLoRA @ 333a375: F is of precision and recall that are each a mean over images, and beta is 1; an
@@ -99,7 +114,6 @@ class Saliency(Meter):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.thresholds = torch.linspace(0.2, 0.9, 15)
 
     def count(self, output: Tensor, label: Tensor) -> Tensor:
@@ -119,8 +133,11 @@ class Saliency(Meter):
         f = 2 * precision * recall / (images * (precision + recall)).clamp(min=1e-12)
         return {"miou": 100 * (iou / images).max().item(), "max_f": 100 * f.max().item()}
 
+    def per_class(self, sums: Tensor) -> list[float]:
+        return []
 
-class Normals(Meter):
+
+class Normals:
     """Mean angle between predicted and true vectors in degrees, where the true one is not 0."""
 
     def count(self, output: Tensor, label: Tensor) -> Tensor:
@@ -134,12 +151,15 @@ class Normals(Meter):
         degrees, pixels = sums.tolist()
         return {"angle": degrees / pixels if pixels else math.nan}
 
+    def per_class(self, sums: Tensor) -> list[float]:
+        return []
+
 
 def meter(task: str, outputs: int) -> Meter:
     """A fresh meter of a task."""
     if task == "saliency":
-        return Saliency()
-    return Normals() if task == "normals" else Classes(outputs)
+        return Meter(Saliency())
+    return Meter(Normals() if task == "normals" else Classes(outputs))
 
 
 def relative_improvement(found: Mapping[str, float], alone: Mapping[str, float]) -> float:
