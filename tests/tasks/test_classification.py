@@ -86,7 +86,8 @@ def test_label_smoothing_is_only_in_the_training_loss():
     losses = []
     for task in (plain, smooth):
         task.log = task.log_dict = lambda *args, **options: None
-        task._trainer = type("Stub", (), {"optimizers": [torch.optim.SGD([torch.zeros(1)], lr=1.0)]})()
+        stub = {"optimizers": [torch.optim.SGD([torch.zeros(1)], lr=1.0)], "global_step": 0, "log_every_n_steps": 1}
+        task._trainer = type("Stub", (), stub)()
         task.trainer.optimizers[0].param_groups[0]["name"] = "head"
         losses.append(task.training_step(batch, 0).item())
     logits = plain(batch["image"])

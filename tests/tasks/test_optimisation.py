@@ -84,6 +84,18 @@ def test_optimisers(name, kind):
     assert built.defaults.get("momentum", 0.9) == 0.9
 
 
+def test_one_kernel_takes_the_steps_of_many():
+    start = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    parameters = [nn.Parameter(start.clone()) for _ in range(2)]
+    for parameter, fused in zip(parameters, (False, True), strict=True):
+        built = optimizer([{"params": [parameter], "lr": 0.1, "weight_decay": 0.2}], OptimConfig(), fused)
+        for step in range(20):
+            parameter.grad = torch.randn(50, 4, generator=torch.Generator().manual_seed(step))
+            built.step()
+    assert not torch.equal(parameters[0], start)
+    torch.testing.assert_close(parameters[1], parameters[0], rtol=1e-5, atol=1e-6)
+
+
 def test_poly_is_a_power_of_what_is_left():
     values = [schedule(step, 100, 10, floor=0.0, power=0.9) for step in range(100)]
     assert values[9] == values[10] == 1

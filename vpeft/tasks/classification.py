@@ -84,10 +84,9 @@ class Classification(L.LightningModule):
         logits = self.logits(batch, "train")
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing) + learning.penalty(self.tuned)
         right = (logits.detach().argmax(dim=1) == labels).float().mean()
-        self.log("train/loss", loss, batch_size=len(labels))
         means = {"train/loss_epoch": loss, "train/accuracy": right}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=len(labels))
-        learning.log_rates(self, len(labels))
+        learning.log_step(self, {"train/loss": loss}, len(labels))
         return loss
 
     def on_train_epoch_start(self) -> None:

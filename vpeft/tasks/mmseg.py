@@ -92,7 +92,7 @@ class MMSegmentation(L.LightningModule):
         if self.tuned:
             terms["loss"] = loss = loss + learning.penalty(self.tuned)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=len(images))
-        learning.log_rates(self, len(images))
+        learning.log_step(self, {}, len(images))
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

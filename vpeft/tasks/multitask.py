@@ -120,10 +120,9 @@ class MultiTaskModule(L.LightningModule):
         losses = _losses(self(batch["image"]), batch)
         loss = total(losses, self.weights) + learning.penalty(self.tuned)
         count = len(batch["index"])
-        self.log("train/loss", loss, batch_size=count)
         means = {"train/loss_epoch": loss, **{f"train/loss/{task}": value for task, value in losses.items()}}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=count)
-        learning.log_rates(self, count)
+        learning.log_step(self, {"train/loss": loss}, count)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

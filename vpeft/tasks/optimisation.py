@@ -79,10 +79,16 @@ def build_schedule(built: torch.optim.Optimizer, optim: OptimConfig, steps: int,
     return {"optimizer": built, "lr_scheduler": {"scheduler": factor, "interval": "step"}}
 
 
-def optimizer(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (torch's betas 0.9 and 0.999) or SGD with momentum."""
+def optimizer(groups: list[dict[str, Any]], optim: OptimConfig, fused: bool = False) -> torch.optim.Optimizer:
+    """AdamW (torch's betas 0.9 and 0.999) or SGD with momentum.
+
+    Args:
+        groups: `parameter_groups`.
+        optim: Which.
+        fused: AdamW as one kernel, which reads and writes each number once; its steps differ by rounding.
+    """
     if optim.name == "adamw":
-        return torch.optim.AdamW(groups)
+        return torch.optim.AdamW(groups, fused=fused or None)  # None is torch's own choice
     return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
 
 

@@ -174,9 +174,9 @@ class Segmentation(L.LightningModule):
         count = len(batch["index"])
         losses = self.tuned(learning.normalise(batch["image"], self.mean, self.std), batch["mask"])
         loss = torch.stack(list(losses.values())).sum() + learning.penalty(self.tuned)
-        self.log_dict({"train/loss": loss} | {f"train/loss_{name}": part for name, part in losses.items()})
+        parts = {f"train/loss_{name}": part for name, part in losses.items()}
         self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, batch_size=count)
-        learning.log_rates(self, count)
+        learning.log_step(self, {"train/loss": loss, **parts}, count)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
