@@ -89,7 +89,7 @@ def test_a_checkpoint_with_something_appended_is_refused(stopped, tmp_path):
         checkpoint_file.find(file)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+@pytest.mark.parametrize("damage", ["flipped", "empty", pytest.param("cut", marks=pytest.mark.slow)])
 def test_a_run_is_not_resumed_from_a_damaged_checkpoint_and_starts_again_without_it(resumed, damage):
     config, expected = resumed
     file = config.output / "run" / "last.ckpt"

@@ -40,7 +40,15 @@ def ends(images, output):
 
 
 @needs_mount
-def test_an_output_folder_that_is_read_only_is_named(images, tmp_path):
+def test_a_run_whose_output_folder_is_read_only_writes_nothing(images, tmp_path):
+    with read_only(tmp_path), pytest.raises(OSError, match="Read-only file system"):
+        train(tiny_config(images, tmp_path / "out", METHOD, epochs=1))
+    assert not os.listdir(tmp_path)
+
+
+@needs_mount
+@pytest.mark.slow
+def test_the_command_names_an_output_folder_that_is_read_only(images, tmp_path):
     with read_only(tmp_path):
         said = ends(images, tmp_path / "out")
     assert said == (
