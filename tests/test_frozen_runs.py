@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.runs import DROPOUT, tiny_config, write_images
+from tests.runs import DROPOUT, SGD, tiny_config, write_images
 from tests.segmentation_runs import own_data, writer
 from vpeft import backbones, frozen, run, search
 from vpeft.config import ConfigError, parse, resolve
@@ -235,3 +235,18 @@ def test_it_is_refused_where_every_weight_is_trained(images, tmp_path):
     with pytest.raises(ValueError, match="finds nothing to store: full trains or reads every weight of test_vit"):
         run.train(tiny_config(images, tmp_path, {"name": "full"}, **BF16))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow  # the compiler takes most of a minute
+def test_a_compiled_run_ends_as_one_that_is_not(images, tmp_path):
+    rows = []
+    for name, settings in (("plain", {}), ("compiled", {"compile": True}), ("both", {"compile": True, **BF16})):
+        rows.append(run.train(tiny_config(images, tmp_path / name, optim=SGD, **settings)))
+    plain, compiled, both = rows
+    assert compiled["test"]["loss"] == pytest.approx(plain["test"]["loss"], rel=1e-4)
+    assert both["test"]["loss"] == pytest.approx(plain["test"]["loss"], rel=1e-2)
+    assert (plain["train"]["compile"], compiled["train"]["compile"]) == (False, True)
+    ours, theirs = (load_file(tmp_path / name / "run/adapter.safetensors") for name in ("compiled", "plain"))
+    assert set(ours) == set(theirs)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4 * theirs[name].abs().max().item())
