@@ -141,6 +141,18 @@ def test_replaced_tensors_act_from_call_to_return_and_leave_the_stored_ones(name
     assert all(isinstance(p, nn.Parameter) for block in body.blocks for p in block.affines["fc1"].tensors().values())
 
 
+def test_two_replacements_of_one_map_act_in_order_and_leave_its_own_tensors():
+    affine, x = Affine(nn.Linear(4, 3)), torch.randn(2, 4)
+    weight, bias = affine.owner.weight, affine.owner.bias
+    affine.replace(Doubled())
+    affine.replace(update := ScaleShift(3))
+    wanted = update.gamma * nn.functional.linear(x, 2 * weight, bias + 1) + update.beta
+    for _ in range(2):
+        torch.testing.assert_close(affine.owner(x), wanted)
+        assert affine.owner.weight is weight
+        assert affine.owner.bias is bias
+
+
 def test_a_map_that_fails_gets_its_own_tensors_back():
     affine = Affine(nn.Linear(4, 3))
     affine.replace(Doubled())

@@ -97,7 +97,8 @@ class Affine:
         if self.called:
             tensors = _OnTensors(update, self._names())
             self.owner.register_forward_pre_hook(tensors.enter)
-            self.owner.register_forward_hook(tensors.leave, always_call=True)
+            # The last that came leaves first: it has stored what those before it put there.
+            self.owner.register_forward_hook(tensors.leave, prepend=True, always_call=True)
         else:
             self._parametrize(update)
 
