@@ -6,7 +6,7 @@ The norm is a constant to the gradient (section 4.3 of the paper). Neither W + s
 
     ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>        row by row
 
-Trained on the output of the frozen map, y = W x + b:  g (y - b) + g s B A x + b  with  g = m / ||W + s B A||.
+Trained on the output of the frozen map, y = W x + b:  g (y + s B A x) + (1 - g) b  with  g = m / ||W + s B A||.
 Merged into W. Only where torch reads W as a tensor (open_clip's attention) is W + s B A formed while training too.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vpeft.methods.low_rank import LowRank, maps, new_down
+from vpeft.methods.scaling import scale_shift
 from vpeft.modules import Modules
 from vpeft.seams import Affine
 
@@ -111,11 +112,8 @@ class Magnitude(nn.Module):
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         tensors = self.affine.tensors()
         gain = self.gain(tensors["weight"])
-        base = y * gain.to(y.dtype)
-        if "bias" in tensors:
-            base = base + ((1 - gain) * tensors["bias"]).to(y.dtype)
-        z, b = self.low.hidden(x), gain[:, None] * self.low.b()
-        return torch.addmm(base.flatten(0, -2), z.flatten(0, -2), b.T, alpha=self.low.scale).view(y.shape)
+        shift = (1 - gain) * tensors["bias"] if "bias" in tensors else torch.zeros_like(gain)
+        return scale_shift(self.low.output(x, y), gain, shift)
 
     def weight(self, w: Tensor) -> Tensor:
         return self.gain(w)[:, None] * self.low.weight(w)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vpeft.methods.scaling import scale_shift
 from vpeft.modules import Modules
+from vpeft.rebuilt import Scale, apply
 
 if TYPE_CHECKING:
     from vpeft.backbones import Backbone
@@ -74,7 +76,8 @@ class Outputs(nn.Module):
         return F.pad(torch.cat(list(self.scales)), (self.before, self.after), value=1.0)
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:
-        return y * self.all_rows().to(y.dtype)
+        scale = self.all_rows()
+        return scale_shift(y, scale, torch.zeros_like(scale))
 
     def weight(self, w: Tensor) -> Tensor:
         return self.all_rows()[:, None] * w
@@ -91,7 +94,7 @@ class Inputs(nn.Module):
         self.scale = nn.Parameter(torch.ones(in_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale.to(x.dtype)
+        return apply(Scale(), x, self.scale)
 
     def weight(self, w: Tensor) -> Tensor:
         return w * self.scale
