@@ -131,8 +131,14 @@ def test_dtl_reads_the_mean_of_the_patches_or_what_the_backbone_reads():
 
 def test_the_activation_of_dtl_is_a_soft_hinge():
     (dtl,) = build({"name": "dtl", "beta": 3.0}, body := backbone("timm_vit"))
-    h = torch.randn(2, 17, 32)
-    torch.testing.assert_close(dtl.back(body.blocks[0], h), h * torch.sigmoid(3 * h))
+    parts = [(torch.randn(2, 17, 4, requires_grad=True), torch.randn(32, 4, requires_grad=True)) for _ in range(2)]
+    dtl.low = parts
+    h = sum(a @ b.T for a, b in parts)
+    ours, wanted = dtl.back(body.blocks[0]), h * torch.sigmoid(3 * h)
+    torch.testing.assert_close(ours, wanted)
+    leaves = [tensor for part in parts for tensor in part]
+    gradients = (torch.autograd.grad(out.square().sum(), leaves) for out in (ours, wanted))
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("name", ["timm_vit", "timm_swin", "hf_siglip"])

@@ -12,11 +12,12 @@ Shapes: B images, N tokens, C channels, H W grid, R rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from vpeft.modules import Modules
 
@@ -72,7 +73,7 @@ class DTL(nn.Module):
         self.fusion = nn.ModuleDict(
             {str(d): nn.Conv2d(d, d, kernel, padding="same", groups=d, bias=False) for d in widths}
         )
-        self.h: Tensor | None = None
+        self.low: list[tuple[Tensor, Tensor]] = []  # A x and B of the blocks so far: h is the sum of B A x
         self.norm: tuple[nn.Module, int] | None = None  # and the number of patches
 
     def attach(self, backbone: Backbone) -> None:
@@ -94,9 +95,10 @@ class DTL(nn.Module):
         norm, patches = self.norm
         return norm(x.flatten(1, -2)[:, -patches:].mean(dim=1))
 
-    def back(self, block: Block, h: Tensor) -> Tensor:
+    def back(self, block: Block) -> Tensor:
         """What is added after a block."""
-        z = F.silu(self.beta * h) / self.beta  # h sigmoid(beta h)
+        a, b = (torch.cat(parts, dim=-1) for parts in zip(*self.low, strict=True))
+        z = gated(a, b.to(a.dtype), self.beta)
         if str(block.dim) not in self.fusion:
             return z
         prefix, patches = block.split(z)  # B P C, B H W C
@@ -113,8 +115,8 @@ class Side(nn.Module):
         self.B = nn.Parameter(torch.zeros(dim, rank))
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.A), self.B)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return F.linear(x, self.A), self.B
 
 
 class Step:
@@ -124,14 +126,42 @@ class Step:
         self.dtl, self.index, self.block, self.starts, self.last = dtl, index, block, starts, last
 
     def read(self, x: Tensor) -> Tensor:
-        dtl = self.dtl
-        z = dtl.side[self.index](x)
-        dtl.h = z if self.starts or dtl.h is None else dtl.h + z
+        if self.starts:
+            self.dtl.low = []
+        self.dtl.low.append(self.dtl.side[self.index](x))
         return x
 
     def write(self, x: Tensor) -> Tensor:
-        assert self.dtl.h is not None, "a block is read before it is written to"
-        z = self.dtl.back(self.block, self.dtl.h)
+        z = self.dtl.back(self.block)
         if self.last:
-            self.dtl.h = None
+            self.dtl.low = []
         return x + z
+
+
+def gated(a: Tensor, b: Tensor, beta: float) -> Tensor:
+    """h sigmoid(beta h) with h = b a, which is as wide as the backbone, so that it is made again and not kept."""
+    if torch.compiler.is_compiling():  # torch chooses by itself what it keeps
+        return F.silu(beta * F.linear(a, b)) / beta
+    z = _Gated.apply(a, b, beta)
+    assert isinstance(z, Tensor)
+    return z
+
+
+class _Gated(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, beta: float) -> Tensor:
+        return F.silu(F.linear(a, beta * b)) / beta
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        a, b, ctx.beta = inputs
+        ctx.save_for_backward(a, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, b = ctx.saved_tensors
+        g = torch.ops.aten.silu_backward(g, F.linear(a, ctx.beta * b))  # of h
+        return g @ b, g.flatten(0, -2).T @ a.flatten(0, -2), None
