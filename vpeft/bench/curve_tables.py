@@ -98,19 +98,27 @@ def drawing(data: Data) -> str:
     """An SVG: time over expected operations for every axis, on a white ground."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     with mpl.rc_context({"svg.hashsalt": "vpeft", "font.size": 9, "svg.fonttype": "path"}):
         figure = Figure(figsize=(11, 2.9 * -(-len(data["curves"]) // 3)), layout="constrained")
         axes = figure.subplots(-(-len(data["curves"]) // 3), 3, squeeze=False).flat
         for place, (axis, curve) in zip(axes, data["curves"].items(), strict=False):
+            ticks: list[float] = []
             for number, (method, found) in enumerate(by_method(curve).items()):
                 x = [one["tokens"] if axis in TITLES else one["value"] for one in found]
+                ticks = ticks or x
                 base = statistics.median(found[0]["seconds"])
                 y = [statistics.median(one["seconds"]) / base for one in found]
                 expected = [one["expected"]["operations"] / found[0]["expected"]["operations"] for one in found]
                 place.plot(x, y, "osD^v"[number % 5], color=f"C{number}", label=method, markersize=5)
                 place.plot(x, expected, "--", color=f"C{number}", linewidth=1)
             place.set(xscale="log", yscale="log", xlabel="tokens" if axis in TITLES else axis)
+            place.set_xticks(ticks, [f"{one:g}" for one in ticks])
+            place.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            place.yaxis.set_major_formatter("{x:g}")
+            for side in (place.xaxis, place.yaxis):
+                side.set_minor_locator(NullLocator())
             place.set_title(TITLES.get(axis, axis), fontsize=9)
             place.set_ylabel("time / smallest")
             place.grid(True, which="major", color="#ddd")
