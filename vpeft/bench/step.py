@@ -51,7 +51,7 @@ class Step:
         if setting.precision == "bf16-frozen":
             _store_frozen_in_bf16(self.model)
         self.learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.learned, lr=1e-4)
+        self.optimiser = torch.optim.AdamW(self.learned, lr=1e-4, fused=True)  # as a run without clipping has it
         self.images = torch.randn(setting.batch, 3, *body.image_size, device=self.device)
         self.labels = torch.randint(CLASSES, (setting.batch,), device=self.device)
         self.methods = list(self.model.methods) if isinstance(self.model, Tuned) else []
