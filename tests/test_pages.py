@@ -48,8 +48,10 @@ ACTS = {
         "last norm: learns in place (adopts weight, bias)",
     ],
     "ssf": [
-        "patch embedding, last norm: changed (Affine.edit)",
-        "norm1, q, k, v, proj, norm2, fc1, fc2: changed, every block (Affine.edit)",
+        "patch embedding: changed (Affine.edit)",
+        "norm1, norm2: changed, every block (Affine.replace)",
+        "q, k, v, proj, fc1, fc2: changed, every block (Affine.edit)",
+        "last norm: changed (Affine.replace)",
     ],
     "vp": ["pixels: changed (Backbone.edit_pixels)"],
     "dtl": [
