@@ -80,7 +80,7 @@ def test_an_idx_file_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"no gzip", gzip.compress(b"\0\0\x08"), gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0")]
+    "data", [b"no gzip", gzip.compress(b"\0\0\x08", mtime=0), gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", mtime=0)]
 )
 def test_what_is_no_idx_file_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="This is not a whole IDX file"):
