@@ -36,7 +36,7 @@ def _make(task: str, folder: Path) -> None:
         pictures.sun397_wheel(folder / "lists.whl")
     few: dict[str, dict[str, int]] = {"dsprites": {"train": 80}, "cifar100": {"train": 3, "test": 2}}
     few |= {"smallnorb": {"train": 4, "test": 3}, "dmlab": {"train": 4, "validation": 2, "test": 2}}
-    few |= {"svhn": {"train": 6, "test": 4}, "patch_camelyon": {"train": 3, "valid": 2, "test": 2}}
+    few |= {"patch_camelyon": {"train": 3, "valid": 2, "test": 2}}
     make: Callable[..., object] = getattr(fakes, name, None) or getattr(pictures, name)
     make(folder, few[name]) if name in few else make(folder)
 
@@ -106,8 +106,6 @@ READERS: dict[str, Reader] = {
     ),
     "dtd": _original("dtd", "dtd-r1.0.1.tar.gz"),
     "eurosat": _original("eurosat", "EuroSAT.zip"),
-    "flowers": _original("oxford_flowers102", "imagelabels.mat"),
-    "flowers sets": _original("oxford_flowers102", "setid.mat"),
     "kitti": _original("kitti", "data_object_image_2.zip"),
     "kitti labels": _original("kitti", "data_object_label_2.zip", "text", "training/label_2/000003.txt"),
     "kitti mapping": _original("kitti", "devkit_object.zip", "text", "mapping/train_mapping.txt"),
@@ -118,5 +116,4 @@ READERS: dict[str, Reader] = {
     "smallnorb": _original("smallnorb_azi", "smallnorb-5x01235x9x18x6x2x96x96-testing-dat.mat.gz"),
     "smallnorb info": _original("smallnorb_azi", "smallnorb-5x01235x9x18x6x2x96x96-testing-info.mat.gz", member=""),
     "sun397 lists": _original("sun397", "lists.whl"),
-    "svhn": _original("svhn", "test_32x32.mat"),
 }

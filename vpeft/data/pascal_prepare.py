@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +95,36 @@ def valid(labels: np.ndarray) -> np.ndarray:
     return np.isin(labels, list(VALID)).astype(np.uint8) * 255
 
 
-def prepare(root: Path, load: Load = load_mat) -> Iterator[tuple[int, int]]:
+@contextmanager
+def apart() -> Iterator[Load]:
+    """`load_mat` in a process of its own, which damaged bytes can end: SciPy's reader is not Python all through."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+
+        def load(file: Path) -> dict[str, Any]:
+            try:
+                return pool.submit(load_mat, file).result()
+            except BrokenProcessPool as error:
+                raise ValueError(
+                    f"{file} is not a whole MATLAB file (SciPy's reader crashed on it); unpack the download again."
+                ) from error
+
+        yield load
+
+
+def prepare(root: Path, load: Load | None = None) -> Iterator[tuple[int, int]]:
     """Write the PNG files that are missing; yields (done, all). It can be stopped at any time and goes on.
+
+    Args:
+        root: The download.
+        load: Reads a MATLAB file; None is SciPy, in a process of its own.
 
     Raises:
         ValueError: something of the download is missing or damaged.
     """
+    if load is None:
+        with apart() as load:
+            yield from prepare(root, load)
+        return
     names = [name for part in COUNTS for name in identifiers(root, part)]
     for done, name in enumerate(names):
         yield done, len(names)
@@ -104,12 +132,16 @@ def prepare(root: Path, load: Load = load_mat) -> Iterator[tuple[int, int]]:
         if not file.is_file():
             try:
                 mask = parts(load(file.with_suffix(".mat"))["anno"], _size(root, name))
-            except (ValueError, KeyError, IndexError) as error:
-                raise ValueError(f"{file.with_suffix('.mat')}: {error}") from error
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                raise ValueError(f"{file.with_suffix('.mat')}: {error!s:.400}") from error
             _write(file, mask)
         file = root / FOLDERS["valid"][0] / f"{name}.png"
         if not file.is_file():
-            _write(file, valid(load(root / "pascal-context" / "trainval" / f"{name}.mat")["LabelMap"]))
+            labels = root / "pascal-context" / "trainval" / f"{name}.mat"
+            try:
+                _write(file, valid(np.asarray(load(labels)["LabelMap"]).astype(np.int64)))
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                raise ValueError(f"{labels}: {error!s:.200}; unpack the download again.") from error
     yield len(names), len(names)
 
 
