@@ -1,0 +1,1 @@
+"""What must hold for any data, shapes and names, drawn by hypothesis."""
