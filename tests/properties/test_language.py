@@ -21,7 +21,19 @@ TOKENIZER = by_bytes(CHATML)
 MODEL = vlm().eval()
 # Whatever people type: no lone surrogates, which UTF-8 does not know, and no mark of an image.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30) | st.sampled_from(
-    ["</s>", "<|im_end|>", "<s>USER:", "ASSISTANT: no", "a\u0301e\u200d🏳️‍🌈", "\u202eabc", "{}", "{0}%s", "\\n", "ﬁ ﷺ"]
+    [
+        " a\n",
+        "</s>",
+        "<|im_end|>",
+        "<s>USER:",
+        "ASSISTANT: no",
+        "a\u0301e\u200d🏳️‍🌈",
+        "\u202eabc",
+        "{}",
+        "{0}%s",
+        "\\n",
+        "ﬁ ﷺ",
+    ]
 )
 WORDS = TEXT.filter(lambda text: bool(text.strip()) and MARKER not in text)
 
