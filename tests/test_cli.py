@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from torch._utils import ExceptionWrapper
 
 from vpeft import cli
 from vpeft.nearest import did_you_mean
@@ -143,3 +144,30 @@ def test_what_a_loaders_worker_says_is_a_sentence_too(own, monkeypatch, capsys, 
     else:
         with pytest.raises(ValueError, match="Original Traceback"):
             end(lambda argv: list(loader), monkeypatch)
+
+
+def handed_on(call):
+    """Raise what a loader's worker hands on of an error, as torch does."""
+    try:
+        call()
+    except Exception:
+        ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+
+@pytest.mark.parametrize("bug", ["a failed unpacking", "an error of torch's on our line"])
+def test_a_bug_in_a_worker_keeps_its_traceback(own, bug, monkeypatch):
+    kind, call = BUGS[bug]
+    monkeypatch.setattr("sys.argv", ["tool"])
+    with pytest.raises(kind, match="Original Traceback"):
+        cli.run(lambda argv: handed_on(lambda: call(own)))
+
+
+def test_of_an_error_in_a_worker_that_followed_another_the_last_is_said(own, monkeypatch, capsys):
+    def fails():
+        try:
+            own.raising(ValueError("the first"))
+        except ValueError:
+            own.raising(ValueError("img.png is damaged; restore it."))
+
+    assert end(lambda argv: handed_on(fails), monkeypatch) == 2
+    assert capsys.readouterr().err == "error: img.png is damaged; restore it.\n"

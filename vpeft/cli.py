@@ -144,10 +144,14 @@ def _from_worker(error: Exception) -> str | None:
     text = str(error)
     if not (isinstance(error, _WORDED) and text.startswith("Caught ") and "in DataLoader worker process" in text):
         return None
-    frames = re.findall(r'^  File "(.+)", line \d+, in ', text, re.MULTILINE)
-    own = frames and any(Path(frames[-1]).is_relative_to(package) for package in _PACKAGES)
-    sentence = re.search(rf"^(?:[\w.]+\.)?{type(error).__name__}: ((?:.|\n)+)", text, re.MULTILINE)
-    return sentence[1].strip() if own and sentence else None
+    frames = re.findall(r'^  File "(.+)", line (\d+), in ', text, re.MULTILINE)
+    # The last one: those before it led to it.
+    starts = [found.end() for found in re.finditer(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", text, re.MULTILINE)]
+    if not (frames and starts):
+        return None
+    file, line = frames[-1]
+    worded = _raises(file, int(line)) or (isinstance(error, OSError) and _own(file))
+    return text[starts[-1] :].strip() if worded else None
 
 
 def _worded(error: Exception) -> bool:
@@ -158,10 +162,20 @@ def _worded(error: Exception) -> bool:
         return False
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file = frame.f_code.co_filename
-    own = any(Path(file).is_relative_to(package) for package in _PACKAGES)
-    if not (isinstance(error, _WORDED) and str(error) and own):
+    return isinstance(error, _WORDED) and bool(str(error)) and _raises(file, line)
+
+
+def _own(file: str) -> bool:
+    return any(Path(file).is_relative_to(package) for package in _PACKAGES)
+
+
+def _raises(file: str, line: int) -> bool:
+    """Whether a `raise` statement of these packages begins on a line.
+
+    A wrong call, a failed unpacking or an error of torch's also ends on a line of these packages, and is a bug whose
+    traceback is needed. The source tells them apart.
+    """
+    if not _own(file):
         return False
-    # A wrong call, a failed unpacking or an error of torch's also ends on a line of these packages, and is a bug whose
-    # traceback is needed. The source tells them apart: only a worded error is where a `raise` statement begins.
     tree = ast.parse("".join(linecache.getlines(file)))
     return any(isinstance(node, ast.Raise) and node.lineno == line for node in ast.walk(tree))
