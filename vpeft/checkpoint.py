@@ -205,6 +205,8 @@ def rebuild(path: Path, saved: dict[str, Any], weights: str | None) -> Any:
     except (ValueError, OSError) as error:
         hint = "" if weights or was["source"] != "file" else " Say where its weights are now with --weights FILE."
         raise ValueError(f"{path}: its backbone {saved['name']} cannot be rebuilt: {error}{hint}") from error
+    except (MemoryError, RuntimeError) as error:  # a size that does not fit into memory, or a hub out of reach
+        raise RuntimeError(f"{path}: its backbone {saved['name']} cannot be rebuilt: {error}") from error
     found = backbone.weights
     if found.sha256 != was["sha256"]:
         raise ValueError(

@@ -38,6 +38,46 @@ def test_a_damaged_file_is_read_or_refused_in_a_sentence(name: str, tmp_path: Pa
     assert refused
 
 
+# What a campaign found and FEW examples do not: each was another exception than a sentence.
+FOUND = {
+    "vtab lists": b"images/train/000000.png " + b"9" * 5000,
+    "community lists": "images/train/000000.png ²".encode(),
+    "tfds info": b"[" * 30_000,
+    "kitti order": b"9" * 5000,
+    "pets": b"Abyssinian_1 " + b"9" * 5000 + b" 1 1",
+    "retinopathy": b"image,level\n" + b"x" * 200_000 + b",1",
+    "clevr scenes": b'{"scenes": [{"image_filename": "x", "objects": [{"pixel_coords": [0, 0, null]}]}]}',
+    "conversations .json": b'[{"conversations": [{"from": ["human"], "value": "x"}]}]',
+    "pickled array": b"\x80\x04\x95\xa5\x00\x00\x00\x00\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    reader = READERS[name]
+    reader.make(tmp_path)
+    archive = (tmp_path / reader.file).read_bytes()
+    reader.read(tmp_path)
+    reader.put(tmp_path, archive, FOUND[name])
+    assert outcome(lambda: reader.read(tmp_path), tmp_path) is REFUSED
+
+
+def test_a_size_of_images_that_fits_no_memory_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    reader = READERS["adapter with a true hash"]
+    reader.make(tmp_path)
+    text = (tmp_path / reader.file).read_text()
+    (tmp_path / reader.file).write_text(text.replace("[32, 32]", "[8000000, 8000000]"))
+    assert outcome(lambda: reader.read(tmp_path), tmp_path) is REFUSED
+
+
+def test_a_rule_of_selection_that_nobody_knows_is_reported_by_its_name(tmp_path: Path) -> None:
+    reader = READERS["result rows"]
+    reader.make(tmp_path)
+    text = (tmp_path / reader.file).read_text()
+    (tmp_path / reader.file).write_text(text.replace('"rule": "last"', '"rule": "<b>"'))
+    assert "&lt;b&gt;" in reader.read(tmp_path)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_thousand_damaged_files_are_read_or_refused_in_a_sentence(name: str, tmp_path: Path) -> None:

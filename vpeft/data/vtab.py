@@ -6,6 +6,7 @@ root/TASK/images/{train,val,test}/000000.png
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +134,7 @@ def _read_list(folder: Path, stem: str, name: str, task: Task) -> Split:
 
 def _parse(line: str, where: str, name: str, classes: int) -> tuple[str, int]:
     file, _, label = line.strip().rpartition(" ")
-    if not file.strip() or not label.lstrip("-").isdigit():
+    if not file.strip() or not re.fullmatch(r"-?[0-9]{1,9}", label):
         raise ValueError(f"{where}: '{line.strip()}' is not an image and its label, as 'images/train/000000.png 3'.")
     if not 0 <= int(label) < classes:
         raise ValueError(

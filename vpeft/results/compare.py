@@ -58,5 +58,5 @@ def _words(name: str, value: object) -> str:
     if name == "lossy":
         return _FILES[bool(value)]
     if name == "selection":
-        return _SELECTION[str(value)]
+        return _SELECTION.get(str(value), str(value))
     return _BACKBONES.get(str(value), str(value)) if name == "backbone" else str(value)

@@ -170,7 +170,7 @@ def _shards(place: Path, split: str) -> list[tuple[Stored, int]]:
     try:
         told = {one["name"]: one for one in json.loads(info.read_text())["splits"]}
         lengths = [int(length) for length in told[split]["shardLengths"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(
             f"{info} does not tell the files of the split '{split}' ({error!r}); TFDS did not finish there. Delete "
             f"{place} and prepare it again."

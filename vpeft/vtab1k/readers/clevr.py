@@ -70,8 +70,8 @@ def _scenes(archive: Archive, name: str) -> list[dict[str, Any]]:
     try:
         scenes = json.loads(archive.read(name), object_hook=_slim)["scenes"]
         for scene in scenes:
-            _ = scene["image_filename"], [item["pixel_coords"][2] for item in scene["objects"]]
-    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
+            _ = scene["image_filename"], [float(item["pixel_coords"][2]) for item in scene["objects"]]
+    except (ValueError, RecursionError, OverflowError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{archive.path}: '{name}' is no list of scenes with image_filename and objects with pixel_coords "
             f"({error!r}); fetch the archive again."
@@ -89,5 +89,5 @@ def _count(objects: list[dict[str, Any]]) -> int:
 
 
 def _distance(objects: list[dict[str, Any]]) -> int:
-    depth = np.float32(min((item["pixel_coords"][2] for item in objects), default=np.inf))
+    depth = np.float32(min((float(item["pixel_coords"][2]) for item in objects), default=np.inf))
     return int((depth > _BOUNDS).sum()) - 1

@@ -68,7 +68,7 @@ def _split(archive: Archive, table: Path, usage: str | None) -> list[Example]:
         with table.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if usage is None or row["Usage"] == usage]
         wanted = [(f"{row['image']}.jpeg", row["image"], int(row["level"])) for row in rows]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         columns = "image and level" if usage is None else "image, level and Usage"
         raise ValueError(f"{table} is no table with the columns {columns} ({error!r}).") from error
     found = examples(archive, wanted, _CLASSES)

@@ -12,6 +12,7 @@ by NumPy's generator with seed 123, makes test and validation, so that no drive 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def _splits(devkit: Archive) -> dict[str, list[int]]:
     drives = {place: line.split(" ") for place, line in enumerate(mapping, 1)}
     numbers: dict[str, list[int]] = defaultdict(list)
     for image, place in enumerate(_text(devkit, "train_rand.txt").split(",")):
-        line = drives.get(int(place) if place.strip().isdecimal() else 0, ())
+        line = drives.get(int(place) if re.fullmatch(r"\s*\d{1,9}\s*", place) else 0, ())
         if len(line) != 3:
             raise ValueError(
                 f"{devkit.path}: mapping/train_rand.txt has '{place.strip()}' for image {image}; it numbers the lines "

@@ -9,6 +9,7 @@ stores twelve images again as JPEG, whose files the older one gives as they are,
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vpeft.vtab1k.archives import Archive
@@ -47,7 +48,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
         wanted = []
         for line in lines(annotations.read(f"annotations/{file}"), f"'{file}' in {annotations.path}"):
             fields = line.split(" ")
-            if len(fields) != 4 or not fields[1].isdecimal():
+            if len(fields) != 4 or not re.fullmatch(r"\d{1,9}", fields[1]):
                 raise ValueError(
                     f"{annotations.path}: {file} has the line '{line}'; expected name, class, species and breed."
                 )
