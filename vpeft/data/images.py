@@ -37,7 +37,7 @@ def load_image(path: Path, size: tuple[int, int], resize: Resize, interpolation:
     """Decode one file into uint8 [3, H, W].
 
     Args:
-        path: Any format Pillow reads; of an animation, the first frame.
+        path: In one of `FORMATS`; of an animation, the first frame.
         size: (H, W).
         resize: `squash` ignores the aspect ratio; `crop` covers (H, W) and cuts the centre.
         interpolation: Pillow's filter, antialiased when it shrinks.
