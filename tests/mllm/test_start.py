@@ -143,7 +143,7 @@ def stage(path, seed=1) -> Any:
             "connector": resolve({"name": "qformer"}),
             "loss": {},
             "tokenizer": {"name": "hf:x", "sha256": ""},
-            "preparation": {},
+            "preparation": {"max_length": 8},
         },
     )
     return model.connector
