@@ -21,6 +21,7 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": lambda u: u * torch.sigmoid(1.702 * u),
     "layer_norm": lambda u: F.layer_norm(u, (12,), WEIGHT, BIAS),
     "broadcast": lambda u: u * u[:1],
+    "gate": lambda u: u * u[:, :1],  # one token of every image
 }
 OPS: dict[str, tuple[Op, list[tuple[int, ...]]]] = {
     "linear": (Linear(), [(3, 12)]),

@@ -146,6 +146,9 @@ def _portions(g: Tensor, kept: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]
     count = len(g)
     if g.device.type == "cpu":
         count = max(1, count * PORTION // max(tensor.numel() for tensor in kept))
-    places = g.shape[:-1]
-    split = [tensor.split(count) if tensor.shape[:-1] == places else itertools.repeat(tensor) for tensor in (g, *kept)]
+
+    def of_each(tensor: Tensor) -> bool:  # not a weight, nor the same for all images; a gate has fewer tokens than g
+        return tensor.ndim == g.ndim and len(tensor) == len(g)
+
+    split = [tensor.split(count) if of_each(tensor) else itertools.repeat(tensor) for tensor in (g, *kept)]
     return zip(*split, strict=False)
