@@ -1,5 +1,6 @@
 """How a tool ends."""
 
+import errno
 import importlib.util
 
 import pytest
@@ -69,6 +70,13 @@ def test_an_error_of_the_package_is_its_sentence_and_a_code(own, error, code, mo
 def test_a_file_the_system_refuses_is_a_sentence(monkeypatch, capsys, tmp_path):
     assert end(lambda argv: open(tmp_path / "no").close(), monkeypatch) == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'no'}: No such file or directory. Check the path.\n"
+
+
+def test_what_names_no_file_is_about_one_only_where_a_disk_says_it():
+    assert cli.sentence(OSError(errno.ENOSPC, "No space left")).startswith(
+        "A file could not be written: No space left. "
+    )
+    assert cli.sentence(PermissionError(errno.EACCES, "Permission denied")) is None, "it may be a port"
 
 
 def test_an_error_of_the_real_package_is_its_sentence(monkeypatch, capsys):

@@ -77,3 +77,15 @@ def test_such_a_model_is_not_merged():
     frozen.to_bf16(model)
     with pytest.raises(ValueError, match="49,760 of the backbone's numbers are stored in bfloat16"):
         model.merge()
+
+
+def test_a_map_that_computes_with_its_weight_in_another_way_keeps_it():
+    model = tuned("timm_vit", "linear")
+    model.backbone.model.blocks[0].mlp.fc1.__class__ = type("Halved", (torch.nn.Linear,), {"forward": _halved})
+    frozen.to_bf16(model)
+    first, second = (block.mlp.fc1.weight.dtype for block in model.backbone.model.blocks[:2])
+    assert (first, second) == (torch.float32, torch.bfloat16)
+
+
+def _halved(self, x):
+    return torch.nn.functional.linear(x, self.weight / 2, self.bias)

@@ -37,6 +37,18 @@ def test_folders_are_in_the_order_of_their_numbers(config):
     assert run_folder.find(config) == runs[10]
 
 
+def test_a_link_whose_answer_was_lost_is_the_process_own(config, monkeypatch):
+    link = os.link
+
+    def lost(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists")  # NFS: the answer was lost, and it was asked again
+
+    monkeypatch.setattr(os, "link", lost)
+    assert run_folder.create(config).path.name == "mine"
+    assert run_folder.create(config).path.name == "mine-2"
+
+
 def test_there_may_be_no_run_yet(config):
     assert run_folder.find(config) is None
 

@@ -22,14 +22,10 @@ WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 _PACKAGES = (Path(__file__).parent, Path(__file__).parents[1] / "mllm")
 _FULL = "Free some space, then give the same command again; a run goes on with --train.resume true."
 _CLOSED = "Choose another place, or change who may use this one."
-# What to do where the system refuses a file. Where a library was writing it, the error has no name of a file.
-_REFUSED = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EROFS: _CLOSED,
-    errno.EACCES: _CLOSED,
-    errno.EPERM: _CLOSED,
-}
+# What to do where a disk refuses what a library was writing: the error has no name of a file then.
+_DISK = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EROFS: _CLOSED}
+# What to do where the system refuses a file. Without its name these may be of a port, a process or a core.
+_REFUSED = _DISK | {errno.EACCES: _CLOSED, errno.EPERM: _CLOSED}
 # What to do where a path is of another kind than is needed.
 _MISPLACED = {
     errno.ENOENT: "Check the path.",
@@ -129,13 +125,13 @@ def _refused(error: Exception) -> str | None:
     """A sentence for what the system says of a file."""
     if not isinstance(error, OSError):
         return None
-    advice = (_REFUSED | _MISPLACED if error.filename else _REFUSED).get(error.errno or 0)
+    advice = (_REFUSED | _MISPLACED if error.filename else _DISK).get(error.errno or 0)
     return advice and f"{error.filename or 'A file could not be written'}: {error.strerror}. {advice}"
 
 
 def _in_a_thread(given: threading.ExceptHookArgs) -> None:
     """Leave out what is said elsewhere: TensorBoard's thread hands a refused file on to whoever writes next."""
-    if not (isinstance(given.exc_value, OSError) and given.exc_value.errno in _REFUSED):
+    if not (isinstance(given.exc_value, OSError) and given.exc_value.errno in _DISK):
         threading.__excepthook__(given)
 
 

@@ -9,10 +9,13 @@ _SMALLER = (
     "Lower data.batch_size (train.accumulate makes up for it) or data.workers, or let fewer programs run at once, as a "
     "suite does with a smaller --jobs or --pack."
 )
-# Words of gloo, of NCCL and of torch's store where another process is gone.
+# Words of gloo, of NCCL and of torch's store where another process is gone; a hub or a server may say some of them too.
 _CLOSED = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|Read error|Socket Timeout|Connection refused|NCCL error|ncclRemote"
+    r"Connection (closed|reset) by peer|Broken pipe|Read error|Socket Timeout|Connection refused|"
+    r"NCCL error(?!.*invalid (usage|argument))|ncclRemote",
+    re.DOTALL,
 )
+_OF_TORCH = re.compile(r"gloo|nccl|c10d|TCPStore|SocketImpl|socket\.cpp", re.IGNORECASE)
 _SILENT = re.compile(
     r"Timed out waiting \d+ms|Timed out after \d+ seconds waiting for clients|client socket has timed out|"
     r"[Ww]atchdog caught collective operation timeout|wait timeout"
@@ -50,7 +53,8 @@ def out_of_memory(error: BaseException) -> bool:
 def lost(error: BaseException) -> bool:
     """Whether torch says that another process of the same run is gone or does not answer."""
     text = str(error)
-    return isinstance(error, RuntimeError) and bool(_CLOSED.search(text) or _SILENT.search(text))
+    closed = _CLOSED.search(text) and _OF_TORCH.search(text)
+    return isinstance(error, RuntimeError) and bool(closed or _SILENT.search(text))
 
 
 def _memory(error: BaseException, text: str) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from vpeft.affine import Affine
@@ -21,7 +20,9 @@ from vpeft.methods import name_of
 if TYPE_CHECKING:
     from vpeft.tuned import Tuned
 
-_CAST = (nn.Linear, _ConvNd)  # what they do with their own tensors, autocast does in bfloat16
+# What these do with their own tensors, autocast does in bfloat16. A class that computes with its weight in another way
+# first, as a standardised convolution does, has a forward of its own.
+_CAST = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
 def to_bf16(tuned: Tuned) -> int:
@@ -69,7 +70,7 @@ def _cast_anyway(tuned: Tuned) -> Iterator[nn.Parameter]:
     attention = (m for m in tuned.backbone.model.modules() if isinstance(m, nn.MultiheadAttention))
     read |= {id(parameter) for module in attention for parameter in module.parameters()}
     for module in tuned.backbone.model.modules():
-        if isinstance(module, _CAST) and not parametrize.is_parametrized(module):
+        if type(module).forward in _CAST and not parametrize.is_parametrized(module):
             for parameter in module.parameters(recurse=False):
                 if not parameter.requires_grad and parameter.dtype == torch.float32 and id(parameter) not in read:
                     yield parameter

@@ -163,13 +163,17 @@ _CLAIM = re.compile(r"\.run\.json\.[0-9a-f]{8}\.tmp")
 def _claim(path: Path, record: bytes) -> bool:
     """Write run.json whole, where no other process has; of several that try, one does."""
     claim, target = path / f".run.json.{secrets.token_hex(4)}.tmp", path / "run.json"
+    own = None
     try:
         with claim.open("xb") as file:
             file.write(record)
             file.flush()
             os.fsync(file.fileno())
+            own = os.fstat(file.fileno())
         os.link(claim, target)  # unlike a rename it fails where there is one
-    except (FileExistsError, FileNotFoundError):  # the second where the faster process has swept the folder
+    except FileExistsError:  # NFS says so too where its answer to a link that it made was lost
+        return own is not None and os.path.samestat(own, target.stat())
+    except FileNotFoundError:  # the faster process has swept the folder
         return False
     except OSError as error:
         if error.errno not in _LINKLESS:

@@ -29,6 +29,8 @@ def test_further_measurements_join_and_a_case_measured_again_is_replaced(tmp_pat
     first.put("memory", "full", {"memory": 1})
     first.put("memory", "linear", {"memory": 2})
     first.fail("compile", "full", "no compiler")
+    first.put("memory", "lora-qkv", {"memory": 4})
+    first.fail("memory", "lora-qkv", "out of memory")  # the figure of an earlier state does not stay beside it
     again = Record(path, "methods", SETTING)
     again.head["date"] = "later"
     again.put("memory", "linear", {"memory": 3})

@@ -1,7 +1,9 @@
 """Processes that write the same at the same time: a run has a folder and a row, and what is shared is made once."""
 
 import dataclasses
+import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,6 +82,16 @@ def test_a_run_that_another_process_trains_is_not_gone_on_with(unfinished, monke
         assert run.checkpoint.read_bytes() == before
         process.kill()
         row = train(resumed(unfinished))  # the system has let go of it
+    assert [known["id"] for known in read_rows(unfinished.output / "results.jsonl")] == [row["id"]]
+
+
+def test_a_file_system_without_locks_is_said(unfinished, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(holding, "fcntl", SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4))
+    row = train(resumed(unfinished))
+    assert "run is on a file system without locks (flock): start no second process" in capsys.readouterr().err
     assert [known["id"] for known in read_rows(unfinished.output / "results.jsonl")] == [row["id"]]
 
 

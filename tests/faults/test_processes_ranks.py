@@ -24,7 +24,7 @@ def trainer(procs=(), environment=None, rank=0, world=2):
     strategy = SimpleNamespace(
         launcher=SimpleNamespace(procs=procs), cluster_environment=environment or LightningEnvironment()
     )
-    return SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world)
+    return SimpleNamespace(strategy=strategy, global_rank=rank, local_rank=rank, world_size=world)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_where_the_first_process_hangs_the_watch_ends_it(tmp_path, sleeper, caps
     ended = threading.Event()
     ranks = Ranks(tmp_path / "last.ckpt", grace=0.1, every=0.05, end=lambda code: ended.set())
     other = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(2)"])
-    ranks.setup(trainer([sleeper, other]), None, "fit")
+    ranks.setup(trainer([sleeper, other], world=3), None, "fit")
     assert ended.wait(10)
     assert f"error: Process 2 of 3 (counted from 0; pid {other.pid}) ended with 2, and all" in capsys.readouterr().err
     assert sleeper.wait(5) == -signal.SIGKILL
@@ -85,9 +85,29 @@ def test_processes_that_end_well_end_the_watch(tmp_path):
     assert threading.active_count() == before
 
 
+def test_on_the_second_node_ranks_follow_on_the_first_of_that_node(tmp_path, sleeper):
+    ranks, on_node = Ranks(tmp_path / "last.ckpt"), trainer([sleeper], rank=2, world=4)
+    ranks.setup(on_node, None, "fit")
+    sleeper.kill()
+    with pytest.raises(RuntimeError, match=rf"^Process 3 of 4 \(counted from 0; pid {sleeper.pid}\) died"):
+        ranks.on_exception(on_node, None, RuntimeError(GLOO))
+
+
+def test_a_process_that_ends_badly_after_the_work_ends_nobody(tmp_path, sleeper):
+    ranks = Ranks(tmp_path / "last.ckpt", grace=0.1, every=0.05, end=lambda code: pytest.fail("the work was done"))
+    for stage in ("fit", "test"):
+        ranks.setup(trainer([sleeper]), None, stage)
+        assert [one.name for one in threading.enumerate()].count("ranks") == 1
+        ranks.teardown(trainer([sleeper]), None, stage)
+        assert "ranks" not in [one.name for one in threading.enumerate()]
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
-    [(TorchElasticEnvironment(), "What started them (torchrun, srun) says which one"), (None, "Process 0 says which.")],
+    [
+        (TorchElasticEnvironment(), "What started them (torchrun, srun) says which one"),
+        (None, "Process 0 says which."),
+    ],
 )
 def test_another_process_says_whom_to_ask(tmp_path, environment, said):
     ranks = Ranks(tmp_path / "last.ckpt")
@@ -101,7 +121,8 @@ def test_another_process_says_whom_to_ask(tmp_path, environment, said):
 def test_outside_a_trainer_too_it_is_a_sentence():
     assert failures.said(RuntimeError(GLOO)).startswith("Another process of this run has ended; ")
     assert failures.said(RuntimeError(SILENT)).startswith("Another process of this run does not answer; ")
-    assert failures.said(RuntimeError("a bug")) is None
+    for text in ("a bug", "Connection refused", "NCCL error: invalid usage"):
+        assert failures.said(RuntimeError(text)) is None
 
 
 @pytest.mark.slow

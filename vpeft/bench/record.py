@@ -87,7 +87,9 @@ class Record:
         self.save()
 
     def fail(self, measure: str, case: str, reason: str) -> None:
-        """Write down that a case could not be measured."""
+        """Write down that a case could not be measured; what it measured before is of another state, and goes."""
+        if isinstance(known := self.data.get(measure), dict):
+            known.pop(case, None)
         self.data.setdefault("failed", {}).setdefault(measure, {})[case] = reason
         self.save()
 

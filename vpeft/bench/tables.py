@@ -147,7 +147,7 @@ def inference(data: Data) -> str:
                 case,
                 f"{1000 * statistics.median(seconds['plain']):.0f}",
                 _shown(ratios(seconds["adapted"], seconds["plain"])),
-                _shown(ratios(seconds["merged"], seconds["plain"])) if "merged" in seconds else "does not merge",
+                _shown(ratios(seconds["merged"], seconds["plain"])) if "merged" in seconds else "not merged",
                 f"{found['differs']:.0e}" if "differs" in found else "",
             ]
         )

@@ -2,7 +2,9 @@
 
     z = gamma y + beta        kept: z, not y;  the gradient of gamma, the sum of g y, is (sum of g (z - beta)) / gamma
 
-What reads q, k, v or an activation's input keeps z anyway, so that y beside it would be kept for gamma alone.
+What reads q, k, v or an activation's input keeps z anyway, so that y beside it would be kept for gamma alone. The
+gradient of gamma has the rounding of z: eps (|y| + |beta / gamma|) a value, which is that of y unless beta is far
+larger than gamma. A gamma that is 0 to the last bit gets none.
 """
 
 from __future__ import annotations

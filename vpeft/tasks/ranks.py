@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,26 @@ class Ranks(L.Callback):
     ) -> None:
         self.checkpoint, self.grace, self.every, self.end = checkpoint, grace, every, end
         self._started: Sequence[subprocess.Popen[bytes]] = ()
+        self._rank, self._world = 0, 1
         self._over = threading.Event()
+        self._watcher: threading.Thread | None = None
         self._parent = os.getppid()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._parent = os.getppid()
-        started = getattr(trainer.strategy.launcher, "procs", ())
-        if started and not self._started:
-            self._started = started
+        self._rank, self._world = trainer.global_rank, trainer.world_size
+        self._started = getattr(trainer.strategy.launcher, "procs", ())
+        if self._started:
             _rest()
-            threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+            self._over.clear()
+            self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
+            self._watcher.start()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nobody needs the others any more: what ends badly now must not end this one, which has files to write."""
+        self._over.set()
+        if self._watcher is not None:
+            self._watcher.join()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Put what torch says of a lost connection into words that name the process.
@@ -58,13 +68,12 @@ class Ranks(L.Callback):
         self._over.set()
         if trainer.world_size == 1 or not failures.lost(exception):
             return
-        rank, world = trainer.global_rank, trainer.world_size
         if not self._started:
-            what = f"Process {rank} of {world} (counted from 0) has lost another one of its run"
+            what = f"Process {self._rank} of {self._world} (counted from 0) has lost another one of its run"
             raise RuntimeError(f"{what}. {self._whose(trainer)} {self._resume()}") from exception
         dead = self._dead(wait=3.0)
         self._kill()
-        raise RuntimeError(self._words(dead, world)) from exception
+        raise RuntimeError(self._words(dead)) from exception
 
     def _watch(self) -> None:
         while not self._over.wait(self.every):
@@ -73,7 +82,7 @@ class Ranks(L.Callback):
             dead = self._dead()
             if dead is None or self._over.wait(self.grace):
                 continue
-            print(f"error: {self._words(dead, len(self._started) + 1)}", file=sys.stderr, flush=True)
+            print(f"error: {self._words(dead)}", file=sys.stderr, flush=True)
             self._kill()
             self.end(FAILED)
             return
@@ -82,33 +91,38 @@ class Ranks(L.Callback):
         """Rank and process of one that has failed."""
         limit = time.monotonic() + wait
         while True:
-            failed = [(rank, one) for rank, one in enumerate(self._started, start=1) if one.poll()]
+            failed = [(rank, one) for rank, one in self._others() if one.poll()]
             if failed or time.monotonic() >= limit:
                 return min(failed, key=lambda pair: pair[1].returncode) if failed else None
             time.sleep(0.05)
 
-    def _words(self, dead: tuple[int, subprocess.Popen[bytes]] | None, world: int) -> str:
+    def _others(self) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+        """With their ranks: those of a node follow on the one that started them."""
+        return enumerate(self._started, start=self._rank + 1)
+
+    def _words(self, dead: tuple[int, subprocess.Popen[bytes]] | None) -> str:
         if dead is None:
-            numbers = ", ".join(f"{rank} (pid {one.pid})" for rank, one in enumerate(self._started, start=1))
-            what = f"Of {world} processes, one of {numbers} does not answer"
+            numbers = ", ".join(f"{rank} (pid {one.pid})" for rank, one in self._others())
+            what = f"Of {self._world} processes, one of {numbers} does not answer"
             return f"{what}; all were ended. What it said last is above. {self._resume()}"
         rank, process = dead
         code = process.returncode
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         how += " (out of memory, or killed by hand)" * (code == -signal.SIGKILL)
         return (
-            f"Process {rank} of {world} (counted from 0; pid {process.pid}) {how}, and all others were ended. What it "
-            f"said is above, in the same output. {self._resume()}"
+            f"Process {rank} of {self._world} (counted from 0; pid {process.pid}) {how}, and all others were ended. "
+            f"What it said is above, in the same output. {self._resume()}"
         )
 
     def _whose(self, trainer: L.Trainer) -> str:
         environment: Any = trainer.strategy.cluster_environment  # pyright: ignore[reportAttributeAccessIssue]
         if not isinstance(environment, LightningEnvironment):
             return "What started them (torchrun, srun) says which one ended and how; its own log says why."
+        first = trainer.global_rank - trainer.local_rank  # of this machine
         time.sleep(0.5)  # connections are closed before children are handed on
         if os.getppid() != self._parent:
-            return "Process 0, which started this one, has died. What it said is above, in the same output."
-        return "Process 0 says which."
+            return f"Process {first}, which started this one, has died. What it said is above, in the same output."
+        return f"Process {first} says which."
 
     def _kill(self) -> None:
         for process in self._started:
