@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file as load_safetensors
-from safetensors.torch import save_file
 
 from mllm import language as languages
 from mllm import templates
@@ -18,7 +16,7 @@ from mllm.connectors.mlp import MLP
 from mllm.data import conversations, locate, repair, shards
 from mllm.importing import imported
 from mllm.templates import restored
-from tests.fuzz.reader import Reader
+from tests.fuzz.reader import Reader, forged
 from tests.mllm.adapters import saved
 from tests.mllm.data.files import ROUND, pixels, write_images, write_shard, write_talks
 from tests.mllm.models import stored
@@ -80,18 +78,11 @@ def _manifest(folder: Path) -> None:
 
 
 def _forged(folder: Path) -> Any:
-    """An adapter with a manifest of somebody's choice and the hash that goes with it: a hash is no signature."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-    except (ValueError, RecursionError):
+    file = forged(folder / "adapter.safetensors", "mllm")
+    if file is None:
         return None
-    if not isinstance(manifest, dict):
-        return None
-    tensors = load_safetensors(folder / "adapter.safetensors")
-    text = json.dumps({**manifest, "sha256": adapter_file.digest(manifest, tensors)})
-    save_file(tensors, folder / "forged.safetensors", {"format": "pt", "mllm": text})
-    _, manifest = load_adapter(folder / "forged.safetensors", language=f"hf:{folder / 'language'}")
-    return restored(manifest["preparation"], folder / "forged.safetensors")
+    _, manifest = load_adapter(file, language=f"hf:{folder / 'language'}")
+    return restored(manifest["preparation"], file)
 
 
 def _projector(folder: Path) -> None:

@@ -13,8 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from tests.fuzz.mutations import altered, damaged
+from vpeft import adapter_file
+
+
+def forged(adapter: Path, key: str) -> Path | None:
+    """An adapter with the manifest in manifest.json beside it and the hash that goes with it: a hash is no signature.
+
+    Args:
+        adapter: Whose tensors it has.
+        key: Of the manifest in the header.
+
+    Returns:
+        The file, or None where the manifest is no JSON mapping.
+    """
+    try:
+        manifest = json.loads((adapter.parent / "manifest.json").read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(manifest, dict):
+        return None
+    tensors, path = load_file(adapter), adapter.parent / "forged.safetensors"
+    text = json.dumps({**manifest, "sha256": adapter_file.digest(manifest, tensors)})
+    save_file(tensors, path, {"format": "pt", key: text})
+    return path
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,14 @@ import timm
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file
 
 from tests import adapters
 from tests.data.masked_layouts import write_folder
-from tests.fuzz.reader import Reader
+from tests.fuzz.reader import Reader, forged
 from tests.interop import official_files
 from tests.interop.models import weights as golden_weights
 from tests.results.suites import suite
-from vpeft import adapter_file
 from vpeft.backbones import create
 from vpeft.backbones import weights as stored
 from vpeft.checkpoint import load_adapter
@@ -60,17 +58,8 @@ def _manifest(folder: Path) -> None:
 
 
 def _forged(folder: Path) -> Any:
-    """An adapter with a manifest of somebody's choice and the hash that goes with it: a hash is no signature."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(manifest, dict):
-        return None
-    tensors = load_safetensors(folder / "a.safetensors")
-    text = json.dumps({**manifest, "sha256": adapter_file.digest(manifest, tensors)})
-    save_file(tensors, folder / "forged.safetensors", {"format": "pt", "vpeft": text})
-    return load_adapter(folder / "forged.safetensors")
+    file = forged(folder / "a.safetensors", "vpeft")
+    return file and load_adapter(file)
 
 
 def _state(folder: Path) -> dict[str, torch.Tensor]:
