@@ -34,8 +34,6 @@ class Autocast(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in _CAST:
             return func(*map(self._cast, args), **{name: self._cast(value) for name, value in kwargs.items()})
-        if func is F.batch_norm and args[0].dtype == self.dtype:  # SSF's; vmap has none of half x and single weights
-            return func(args[0].float(), *args[1:], **kwargs).to(self.dtype)
         return func(*args, **kwargs)
 
     def _cast(self, value: Any) -> Any:
