@@ -117,3 +117,16 @@ def test_inference_is_written_case_by_case(record):
     found = json.loads(record.path.read_text())["inference"]
     assert list(found) == ["lora-qkv", "vqt-1"]
     assert found["lora-qkv"]["differs"] < 1e-5
+
+
+def test_a_profile_counts_what_a_step_does_and_times_it(record, here):
+    measure.memory(TINY, ["lora-qkv"], 1, record, quiet)
+    measure.profiles(TINY, ["lora-qkv"], 2, record, quiet)
+    found = read(record.path)
+    kinds = found["profile"]["lora-qkv"]["kinds"]
+    counted = found["memory"]["lora-qkv"]
+    assert sum(kind["operations"] for kind in kinds.values()) == sum(counted["operations"])
+    assert sum(kind["bytes"] for kind in kinds.values()) == sum(counted["bytes"])
+    assert all(len(kind["seconds"]) == 2 and min(kind["seconds"]) > 0 for kind in kinds.values())
+    middle = [sum(kind["seconds"]) for kind in kinds.values()]  # of two rounds the median is the mean
+    assert middle == sorted(middle, reverse=True)

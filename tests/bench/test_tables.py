@@ -51,6 +51,15 @@ def data():
         ],
         "inference": {"lora-qkv": {"seconds": {"plain": [1.0], "adapted": [1.5], "merged": [1.0]}, "differs": 1e-6}},
         "compile": {"full": {"compiling": 60.0, "breaks": 0, "seconds": {"eager": [2.0], "compiled": [1.0]}}},
+        "profile": {
+            "full": {
+                "kinds": {
+                    "mm": {"calls": 2, "operations": 6e9, "bytes": 1e9, "seconds": [3.0, 1.0, 2.0]},
+                    "add": {"calls": 5, "operations": 0, "bytes": 4e9, "seconds": [1.0, 1.0, 1.0]},
+                    "mul": {"calls": 1, "operations": 0, "bytes": 1e6, "seconds": [0.1, 0.1, 0.1]},
+                }
+            }
+        },
         "failed": {"compile": {"lora-qkv": "RuntimeError: a | b"}},
     }
 
@@ -67,6 +76,13 @@ def test_steps_are_of_the_newest_session_and_over_its_own_full():
         *("0.50 (0.50 to 0.75)", "0.70", "600", "0.60"),
     ]
     assert row(text, "full")[8] == "1.00"
+
+
+def test_a_profile_shows_the_operations_that_take_nearly_all_of_a_step():
+    assert tables.profiled(data()).splitlines()[2:] == [
+        "| full | `mm` | 2 | 2.00 | 0.65 | 6 | 3 | 1.0 | 0.5 |",
+        "| full | `add` | 5 | 1.00 | 0.32 | 0 | 0 | 4.0 | 4.0 |",
+    ]
 
 
 def test_pairs_compare_with_peft_in_the_same_rounds():

@@ -18,7 +18,7 @@ epochs FILE    an epoch of the linear probe with cached features and without
 show FILE      the tables of such a file, and with --picture its drawing
 docs PAGE      write the marked tables and drawings of a page anew
 """
-MEASURES = ("memory", "time", "inference", "compile")
+MEASURES = ("memory", "time", "inference", "compile", "profile")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     text = f"of {', '.join(MEASURES)}; memory alone does not need a quiet machine"
     one.add_argument("--measure", type=cli.words, default=["memory", "time"], help=f"{text} (default: memory,time)")
     one.add_argument("--cases", type=cli.words, help="by default all; lora-qkv@bf16 has its own precision")
-    one.add_argument("--rounds", type=cli.at_least_one, help="turns of each (default: 5, of compile 3)")
+    one.add_argument("--rounds", type=cli.at_least_one, help="turns of each (default: 5, of compile and profile 3)")
     _add_settings(one, Setting())
 
     one = commands.add_parser("curves", help="growth beside theory", allow_abbrev=False)

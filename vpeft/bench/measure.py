@@ -1,4 +1,4 @@
-"""The four measures of a case: memory and counts, time of a step, inference, compilation.
+"""The measures of a case: memory and counts, time of a step, inference, compilation, where the time goes.
 
 Each stands alone and writes what it has found at once, so that one can wait for a quiet machine and an interrupted one
 keeps what it has.
@@ -18,6 +18,7 @@ from vpeft.backbones import Backbone
 from vpeft.bench.cases import resolved, stored
 from vpeft.bench.inference import inference
 from vpeft.bench.process import fresh, reason, wait
+from vpeft.bench.profile import profile
 from vpeft.bench.record import Record
 from vpeft.bench.setting import Setting
 from vpeft.bench.step import Seconds, Step, body_of
@@ -77,8 +78,21 @@ def compilation(setting: Setting, cases: Sequence[str], rounds: int, record: Rec
             say(f"{case}: compiled in {found['compiling']:.0f} s")
 
 
-MEASURES = {"memory": memory, "time": step_time, "inference": inference_time, "compile": compilation}
-ROUNDS = {"memory": 1, "time": 5, "inference": 5, "compile": 3}  # by default
+def profiles(setting: Setting, cases: Sequence[str], rounds: int, record: Record, say: Say) -> None:
+    """Of every case, in a fresh process: seconds, FLOPs and bytes of each kind of operation in a step."""
+    for case in cases:
+        if _attempt(record, "profile", case, say, lambda case=case: fresh(profile, setting, case, rounds)):
+            say(f"{case}: profiled")
+
+
+MEASURES = {
+    "memory": memory,
+    "time": step_time,
+    "inference": inference_time,
+    "compile": compilation,
+    "profile": profiles,
+}
+ROUNDS = {"memory": 1, "time": 5, "inference": 5, "compile": 3, "profile": 3}  # by default
 
 
 def _attempt(record: Record, measure: str, case: str, say: Say, run: Callable[[], dict[str, Any]]) -> Any:

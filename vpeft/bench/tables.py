@@ -84,7 +84,7 @@ def times(data: Data) -> dict[str, Spread]:
 def named(data: Data) -> list[str]:
     """All cases of which something is known, in the order in which they were measured."""
     names = [case for session in data.get("time", []) for case in session["seconds"]]
-    for measure in ("memory", "inference", "compile"):
+    for measure in ("memory", "inference", "compile", "profile"):
         names += data.get(measure, {})
     return list(dict.fromkeys(names))
 
@@ -172,6 +172,31 @@ def compiled(data: Data) -> str:
     return markdown(columns, rows) if rows else ""
 
 
+def profiled(data: Data) -> str:
+    """The kinds of operations that take 0.95 of a step's operations together, the longest first, case by case."""
+    rows = []
+    for case, found in data.get("profile", {}).items():
+        seconds = {name: statistics.median(kind["seconds"]) for name, kind in found["kinds"].items()}
+        whole, before = sum(seconds.values()), 0.0
+        for name, kind in found["kinds"].items():
+            if before >= 0.95 * whole:
+                break
+            before += seconds[name]
+            rows.append(
+                [
+                    case,
+                    f"`{name}`",
+                    f"{kind['calls']:,}",
+                    f"{seconds[name]:.2f}",
+                    f"{seconds[name] / whole:.2f}",
+                    *(f"{kind['operations'] / scale / 1e9:,.0f}" for scale in (1, seconds[name])),
+                    *(f"{kind['bytes'] / scale / 1e9:,.1f}" for scale in (1, seconds[name])),
+                ]
+            )
+    columns = ["case", "operation", "calls", "s", "share", "GFLOP", "GFLOP/s", "GB", "GB/s"]
+    return markdown(columns, rows) if rows else ""
+
+
 def limits(data: Data) -> str:
     """The distance of every case to its limit, the farthest first."""
     rows = [
@@ -228,5 +253,6 @@ TABLES = {
     "limits": limits,
     "inference": inference,
     "compile": compiled,
+    "profile": profiled,
     "failed": failed,
 }
