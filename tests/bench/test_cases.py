@@ -108,15 +108,21 @@ def _of(body, name):
     return body.model.state_dict()[name]
 
 
-@pytest.mark.parametrize("case", ["lora-qkv", "dora", "full", "peft-lora-qkv"])
+@pytest.mark.parametrize("case", ["lora-qkv", "dora", "peft-lora-qkv"])
 def test_frozen_weights_in_bf16_are_each_cases_own(case, body):
     step = Step(BF16, CASES[case], body)
     step()
     assert {parameter.dtype for parameter in body.parameters()} == {torch.float32}
     kept = {parameter.dtype for parameter in step.body.parameters()}
-    assert kept == ({torch.float32} if case == "full" else {torch.float32, torch.bfloat16})
+    assert kept == {torch.float32, torch.bfloat16}
     assert {parameter.dtype for parameter in step.trained} == {torch.float32}
     assert isinstance(step.model, Tuned) == (not case.startswith("peft"))
+
+
+@pytest.mark.parametrize("case", ["full", "fishmask"])
+def test_a_case_without_frozen_weights_to_store_is_no_second_row_of_bf16(case, body):
+    with pytest.raises(ValueError, match="finds nothing to store"):
+        Step(BF16, CASES[case], body)
 
 
 def test_a_case_may_have_a_precision_of_its_own():

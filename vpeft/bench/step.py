@@ -112,9 +112,9 @@ def _own_parameters(body: Backbone) -> Backbone:
 
 def _store_frozen_in_bf16(model: Tuned | nn.Sequential) -> None:
     if isinstance(model, Tuned):
-        from vpeft.frozen import to_bf16
+        from vpeft.frozen import store
 
-        to_bf16(model)
+        store(model, "bf16")  # refuses where there is nothing to store, which would be the row of bf16 once more
         return
     for module in model.modules():  # peft has no such switch: the same maps by hand
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -27,7 +27,7 @@ class IA3(nn.Module):
     Equal to Hugging Face peft's IA3 on key, value and fc2 (huggingface/peft, Apache-2.0), where q, k and v are
     maps of their own. The paper is about language models (r-three/t-few @ 114dece, MIT) and has no vision recipe.
 
-    Differs: nothing known.
+    Differs: a scale of keys or values that is 0 to the last bit gets no gradient (`vpeft.methods.scaling`).
 
     Raises:
         ValueError: an Eva that reads its fused qkv as a tensor and keeps the biases apart.

@@ -34,7 +34,8 @@ class SSF(nn.Module):
     A map without a bias has no place for a merged shift. That of a CLIP patch embedding goes exactly into the
     position embedding that is added next; any other such map (qkv of DINOv3) refuses to merge.
 
-    Differs: the official decay spares gamma and beta, as here every vector is spared.
+    Differs: the official decay spares gamma and beta, as here every vector is spared. A gamma that is 0 to the last
+    bit gets no gradient (`vpeft.methods.scaling`).
 
     Args:
         init_std: gamma starts as N(1, init_std), beta as N(0, init_std); 0.02 in the official code.
