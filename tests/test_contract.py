@@ -9,7 +9,8 @@ import re
 import pytest
 import torch
 
-from tests.zoo import CASES, COUNTS, FORMULAS, MODELS, PAIRS, REFUSED, SHAPES, backbone, image, shake, tuned
+from tests.counts import COUNTS, FORMULAS, SHAPES
+from tests.zoo import CASES, MODELS, PAIRS, REFUSED, backbone, image, shake, tuned
 from vpeft.methods import build
 
 STRUCTURAL = [p for p in PAIRS if CASES[p[1]].structural]

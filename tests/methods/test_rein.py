@@ -5,8 +5,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tests.counts import SHAPES
 from tests.golden import golden
-from tests.zoo import SHAPES, backbone, image, shake, tuned
+from tests.zoo import backbone, image, shake, tuned
 from vpeft.backbones import Backbone, wrap
 from vpeft.backbones.weights import Weights
 from vpeft.methods import build
