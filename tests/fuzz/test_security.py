@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -16,17 +17,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from scipy.io import savemat
 
 from tests.fuzz import vision
 from tests.fuzz.guard import REFUSED, outcome
+from tests.vtab1k import fakes
+from tests.vtab1k.readers import fakes as pictures
 from vpeft import config
 from vpeft.backbones.weights import load_file
 from vpeft.config import ConfigError
-from vpeft.data import ade20k, pascal_prepare
+from vpeft.data import ade20k, matlab, pascal_prepare
 from vpeft.data.archive import open_archive, unpickle_array
 from vpeft.dense import san_weights
 from vpeft.fetch import read_member, stays_inside
 from vpeft.vtab1k.archives import Archive
+from vpeft.vtab1k.readers import reader
 
 OUTSIDE = ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "a/b/../../../evil", "//evil"]
 KINDS = {
@@ -156,6 +161,42 @@ def test_bytes_that_crash_scipys_reader_end_a_process_of_its_own(tmp_path: Path)
     file.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.mat"):
         list(pascal_prepare.prepare(tmp_path))
+
+
+@pytest.mark.parametrize(("task", "name"), [("oxford_flowers102", "setid.mat"), ("svhn", "test_32x32.mat")])
+def test_damaged_matlab_archives_of_vtab_end_no_process_but_their_own(tmp_path: Path, task: str, name: str) -> None:
+    file = tmp_path / name
+    if task == "svhn":
+        fakes.svhn(tmp_path, {"train": 2, "test": 2})
+        savemat(file, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": np.ones((2, 1), np.uint8)})
+    else:
+        pictures.oxford_flowers102(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[144] = 5  # found by fuzzing, as above: the kind of numbers
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} .* crashed on it"):
+        reader(task).read(tmp_path, task)
+
+
+def test_after_a_crash_the_next_matlab_file_is_read(tmp_path: Path) -> None:
+    pictures.oxford_flowers102(tmp_path)
+    data = bytearray((tmp_path / "setid.mat").read_bytes())
+    data[144] = 5
+    (tmp_path / "bad.mat").write_bytes(data)
+    with matlab.apart() as load:
+        with pytest.raises(ValueError, match="crashed on it"):
+            load(tmp_path / "bad.mat")
+        assert load(tmp_path / "setid.mat", ["valid"])["valid"].shape == (1, 20)
+
+
+def test_a_matlab_file_may_not_take_all_memory(tmp_path: Path) -> None:
+    savemat(tmp_path / "big.mat", {"x": np.array([["a", "b"]], object)})
+    data = bytearray((tmp_path / "big.mat").read_bytes())
+    assert data[160:168] == struct.pack("<2i", 1, 2), "the sizes of x"
+    data[160:168] = struct.pack("<2i", 30_000, 30_000)
+    (tmp_path / "big.mat").write_bytes(data)
+    with matlab.apart() as load, pytest.raises(ValueError, match=r"big\.mat is not .*Unable to allocate 6\.71 GiB"):
+        load(tmp_path / "big.mat")
 
 
 def test_weights_of_san_that_differ_from_their_hash_are_not_used(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from vpeft.backbones import create
 from vpeft.backbones import weights as stored
 from vpeft.checkpoint import load_adapter
 from vpeft.data import archive, images, masked, masks, pascal_prepare
+from vpeft.data.matlab import load_mat
 from vpeft.dense import san_weights
 from vpeft.interop import official, peft_format
 from vpeft.results import page, records, render, report
@@ -126,7 +127,7 @@ def pascal(folder: Path) -> None:
 def _prepared(folder: Path) -> Any:
     for made in folder.rglob("*.png"):
         made.unlink()
-    return list(pascal_prepare.prepare(folder, pascal_prepare.load_mat))
+    return list(pascal_prepare.prepare(folder, load_mat))
 
 
 def _san(folder: Path) -> None:

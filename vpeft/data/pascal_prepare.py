@@ -7,11 +7,7 @@ Both lie in MATLAB files; they become PNG files beside them once. The numbers ar
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vpeft.data.images import upright_size
+from vpeft.data.matlab import Load, apart
 from vpeft.data.pascal_context import COUNTS, FOLDERS, find, identifiers, indices
 from vpeft.fetch import write_atomic
 
@@ -45,24 +42,6 @@ VALID = frozenset((
     423, 427, 429, 430, 432, 440, 441, 442, 443, 444, 446, 454, 457,
 ))
 # fmt: on
-
-Load = Callable[[Path], dict[str, Any]]
-
-
-def load_mat(file: Path) -> dict[str, Any]:
-    """The content of a MATLAB file.
-
-    Raises:
-        ValueError: scipy is not installed, or the file is missing or damaged.
-    """
-    try:
-        from scipy.io import loadmat  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError("Reading MATLAB files needs scipy: pip install 'vpeft[data]'") from error
-    try:
-        return loadmat(str(file))
-    except Exception as error:  # scipy raises whatever its parser meets
-        raise ValueError(f"{file} is not a whole MATLAB file ({error}).") from error
 
 
 def parts(anno: Any, size: tuple[int, int]) -> np.ndarray:
@@ -93,22 +72,6 @@ def parts(anno: Any, size: tuple[int, int]) -> np.ndarray:
 def valid(labels: np.ndarray) -> np.ndarray:
     """255 where normals are believed, else 0: [H, W] uint8 of LabelMap [H, W]."""
     return np.isin(labels, list(VALID)).astype(np.uint8) * 255
-
-
-@contextmanager
-def apart() -> Iterator[Load]:
-    """`load_mat` in a process of its own, which damaged bytes can end: SciPy's reader is not Python all through."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-
-        def load(file: Path) -> dict[str, Any]:
-            try:
-                return pool.submit(load_mat, file).result()
-            except BrokenProcessPool as error:
-                raise ValueError(
-                    f"{file} is not a whole MATLAB file (SciPy's reader crashed on it); unpack the download again."
-                ) from error
-
-        yield load
 
 
 def prepare(root: Path, load: Load | None = None) -> Iterator[tuple[int, int]]:

@@ -8,12 +8,12 @@ the images of the splits from 1 and `imagelabels.mat` the classes from 1.
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
+from vpeft.data.matlab import Load, apart
 from vpeft.vtab1k.archives import Archive
 from vpeft.vtab1k.readers.members import examples
 from vpeft.vtab1k.source import Example, Needed, locate
@@ -52,11 +52,13 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     """
     images, labels_file, sets_file = (locate(folder, needed, HOW) for needed in ARCHIVES)
     archive = Archive(images)
-    labels = _row(labels_file, "labels")
+    with apart() as load:
+        labels = _rows(load, labels_file, ["labels"])["labels"]
+        sets = _rows(load, sets_file, list(_SETS.values()))
 
     def split(variable: str) -> list[Example]:
         wanted = []
-        for number in _row(sets_file, variable).tolist():
+        for number in sets[variable].tolist():
             if not 1 <= number <= len(labels):
                 raise ValueError(f"{sets_file} lists the image {number}; {labels_file} has labels 1 to {len(labels)}.")
             name = f"image_{number:05d}.jpg"
@@ -66,11 +68,15 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     return {name: split(variable) for name, variable in _SETS.items()}
 
 
-def _row(path: Path, variable: str) -> np.ndarray:
+def _rows(load: Load, path: Path, variables: Sequence[str]) -> dict[str, np.ndarray]:
+    rows, name = {}, variables[0]
     try:
-        row = loadmat(io.BytesIO(path.read_bytes()), variable_names=[variable])[variable][0]
-        return row.astype(np.int64, casting="same_kind")
-    except Exception as error:  # damaged bytes make SciPy's reader raise anything
+        found = load(path, variables)
+        for name in variables:
+            (row,) = found[name].astype(np.int64, casting="same_kind")
+            rows[name] = row.reshape(len(row))
+    except Exception as error:  # damaged bytes make arrays of any kind
         raise ValueError(
-            f"{path} has no row '{variable}' that SciPy can read ({error!r}); fetch it again from {_URL}."
+            f"{path} has no row '{name}' that SciPy can read ({error!r:.400}); fetch it again from {_URL}."
         ) from error
+    return rows

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vpeft.data.matlab import Load, apart
 from vpeft.vtab1k.source import Example, Needed, locate
 
 _URL = "http://ufldl.stanford.edu/housenumbers/"
@@ -37,19 +38,19 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     Raises:
         ValueError: A file is missing, damaged or another one.
     """
-    return {
-        split: _read(locate(folder, needed, HOW)) for split, needed in zip(("train", "test"), ARCHIVES, strict=True)
-    }
+    paths = [locate(folder, needed, HOW) for needed in ARCHIVES]
+    with apart() as load:
+        return {split: _read(path, load) for split, path in zip(("train", "test"), paths, strict=True)}
 
 
-def _read(path: Path) -> list[Example]:
-    from scipy.io import loadmat
-
+def _read(path: Path, load: Load) -> list[Example]:
     try:
-        found = loadmat(path, variable_names=["X", "y"])
+        found = load(path, ["X", "y"])
         images, labels = found["X"], found["y"].reshape(-1).astype(np.int64)
-    except Exception as error:  # damaged bytes make SciPy's reader raise anything
-        raise ValueError(f"{path} is not a whole MATLAB file with X and y ({error}); fetch it again.") from error
+    except Exception as error:  # damaged bytes make arrays of any kind
+        raise ValueError(f"{path} is not a whole MATLAB file with X and y ({error!s:.400}); fetch it again.") from error
+    if images.dtype != np.uint8:
+        raise ValueError(f"{path}: X holds {images.dtype}, and bytes are expected; fetch it again.")
     if images.shape != (32, 32, 3, len(labels)) or not ((labels >= 1) & (labels <= 10)).all():
         raise ValueError(f"{path}: X is {images.shape}, not 32 x 32 x 3 x {len(labels)}, or y is not within 1 to 10.")
     return [Example(i, label % 10, partial(_image, images, i)) for i, label in enumerate(labels.tolist())]
