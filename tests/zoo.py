@@ -70,6 +70,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "hf_clip": lambda: CLIPVisionModel(CLIPVisionConfig(**HF)),
     "hf_siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**HF)),
 }
+# Without windows: one sequence of tokens from the first block to the last.
+PLAIN = [name for name in MODELS if name != "timm_swin"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.zoo import MODELS, backbone, image
+from tests.zoo import MODELS, PLAIN, backbone, image
 from vpeft.backbones import create, wrap
 
 
@@ -66,7 +66,7 @@ def test_a_branch_sees_the_stream_its_norm_and_what_is_added(name):
         torch.testing.assert_close((x2 + y2).reshape(out[0].shape), out[0])
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n != "timm_swin"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_attend_over_its_own_tokens_is_the_blocks_attention(name):
     body = backbone(name)
     block = body.blocks[0]

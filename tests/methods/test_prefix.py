@@ -5,11 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.zoo import MODELS, backbone, image, shake, tuned
+from tests.zoo import PLAIN, backbone, image, shake, tuned
 from vpeft.methods import build
 from vpeft.tuned import Tuned
-
-PLAIN = [name for name in MODELS if name != "timm_swin"]
 
 
 def longer(cross, x: Tensor, keys: Tensor, values: Tensor, heads: int) -> list[Tensor]:
