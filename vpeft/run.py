@@ -50,7 +50,6 @@ BUILDERS = {
 # Kinds that count in steps have runs of their own.
 RUNS = {"openvocab": "vpeft.dense.openvocab_run", "mllm": "mllm.run", "blip2": "mllm.run"}
 
-
 Kind = TypeVar("Kind", bound=TunedConfig)
 
 
@@ -131,8 +130,8 @@ def check(config: TunedConfig) -> None:
         raise ConfigError("train.strategy fsdp keeps no second set of weights: leave out train.ema and best_val.")
     if train.strategy == "fsdp" and (looking := _preparing(config)):
         raise ConfigError(
-            f"train.strategy fsdp leaves a share of every weight with each process, and {' and '.join(looking)} looks "
-            "at images through whole ones before it trains; use ddp."
+            f"train.strategy fsdp leaves a share of every weight with each process, and {looking} looks at images "
+            "through whole ones before it trains; use ddp."
         )
     if train.sync_batchnorm and (train.accelerator == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.sync_batchnorm needs GPUs: torch's SyncBatchNorm has no form for a CPU.")
@@ -140,8 +139,8 @@ def check(config: TunedConfig) -> None:
         raise ConfigError("train.strategy fsdp has no scaler for 16-mixed; use bf16-mixed or 32-true.")
     if train.frozen == "bf16" and (looking := _preparing(config)):
         raise ConfigError(
-            f"train.frozen bf16 leaves no weights in single precision, in which {' and '.join(looking)} looks at "
-            "images before it trains on them; leave train.frozen out."
+            f"train.frozen bf16 leaves no weights in single precision, in which {looking} looks at images before it "
+            "trains on them; leave train.frozen out."
         )
     check_precision(train.precision, train.accelerator)
 
@@ -156,12 +155,12 @@ def check_precision(precision: str, accelerator: str) -> None:
         raise ConfigError("train.precision 16-mixed needs a GPU; use bf16-mixed or 32-true on a CPU.")
 
 
-def _preparing(config: TunedConfig) -> list[str]:
-    """The methods, and the kind of head, that look at images before they train on them."""
+def _preparing(config: TunedConfig) -> str:
+    """The methods, and the kind of head, that look at images before they train on them, joined by "and"."""
     names = [spec["name"] for spec in method_list(config)]
     looking = [name for name in names if issubclass(methods.METHODS[name], methods.Preparing)]
     head = config.head.kind if isinstance(config, Config) else ""
-    return looking + [head] * (head in ("label_mapping", "active_features"))
+    return " and ".join(looking + [head] * (head in ("label_mapping", "active_features")))
 
 
 def _task_of(config: TunedConfig) -> str:
@@ -271,12 +270,7 @@ def _save(config: TunedConfig, run: RunFolder, task: Task, data: Data, row: Row)
 
 
 def _finish(
-    config: TunedConfig,
-    run: RunFolder,
-    row: Row,
-    beside: Mapping[str, Any],
-    trainer: L.Trainer,
-    saved: dict[str, str],
+    config: TunedConfig, run: RunFolder, row: Row, beside: Mapping[str, Any], trainer: L.Trainer, saved: dict[str, str]
 ) -> None:
     assert isinstance(trainer.logger, TensorBoardLogger)
     # The suite around a member has the one experiment that its sessions belong to.
