@@ -9,6 +9,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 
 from vpeft.suite import board, plan, work
 from vpeft.suite.folder import SuiteFolder
+from vpeft.suite.members import Member
 
 
 @pytest.fixture
@@ -68,3 +69,11 @@ def test_every_run_is_one_session_with_its_settings_and_measures(suite, page):
         else:
             assert "final/accuracy" not in measured
             assert measured["final/val_accuracy"] == pytest.approx(row["val"]["accuracy"])
+
+
+def test_a_swept_option_that_is_a_list_is_a_word_of_the_page():
+    settings = {"method": {"name": "lora", "targets": ["q"]}, "optim": {"lr": 0.1}}
+    grid = {"method.targets": [["q"], ["q", "v"]], "optim.lr": [0.1, 0.2]}
+    found = board.domains([Member("a", "lora", "digits", 0, "final", settings, grid=grid)])
+    assert found["method/targets"] == ["['q', 'v']", "['q']"]
+    assert found["optim.lr"] == [0.1, 0.2]

@@ -54,7 +54,7 @@ def domains(members: Sequence[Member]) -> dict[str, list[float | str]]:
         swept = {key.replace("method.", "method/"): value for key, value in one.grid.items()}
         for key, value in session(_dotted(one.settings)).items():
             for each in swept.get(key, [value]):
-                found.setdefault(key, {})[each if isinstance(each, str) else float(each)] = None
+                found.setdefault(key, {})[float(each) if isinstance(each, int | float) else str(each)] = None
     return {key: _ordered(values) for key, values in found.items() if len(values) > 1 or key in ALWAYS}
 
 
