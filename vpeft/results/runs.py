@@ -69,13 +69,17 @@ def _fault(row: Mapping[str, Any]) -> str | None:
     try:
         setting = setting_of(row)
         fingerprint(row)
-        words = [value for value in vars(setting).values() if not isinstance(value, bool)]
+        words = [value for key, value in vars(setting).items() if key != "lossy"]
         words += [row["task"], *(spec["name"] for spec in row["method"])]
-        if not all(isinstance(word, str) for word in words) or not isinstance(row["seed"], int):
+        if "suite" in row:
+            words += [row["suite"]["method"], row["suite"]["code"]]
+        if (
+            not isinstance(setting.lossy, bool)
+            or not all(isinstance(word, str) for word in words)
+            or not isinstance(row["seed"], int)
+        ):
             return "a result row of another form (its task, seed, method or setting is no text or number)"
         counts = [row["parameters"][name] + 0 for name in ("method", "adopted")]
-        if "suite" in row:
-            _ = row["suite"]["method"], row["suite"]["code"]
         told = row.get("protocol")
         if told is not None and not all(isinstance(key, str) for key in told["changed"]):
             return "a result row of another form (what departs from its protocol is no list of settings)"
