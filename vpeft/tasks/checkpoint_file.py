@@ -69,6 +69,16 @@ def read(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or holds more than tensors and plain values.
     """
-    return torch.load(find(path) or path, weights_only=True, map_location="cpu", mmap=True)
+    whole = find(path) or path
+    try:
+        return torch.load(whole, weights_only=True, map_location="cpu", mmap=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # its sha256 fits, so somebody made it: bytes that are no archive raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} is no checkpoint of a run ({reason:.300}). Put back a copy of it, or delete it: the same command "
+            "then starts this run from its beginning."
+        ) from error
