@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vpeft.config import AnyConfig, TunedConfig, to_yaml
 from vpeft.fetch import sweep, write_atomic
+from vpeft.json_file import read_json
 from vpeft.results import append_row, read_rows
 from vpeft.schema import ConfigError, values
 
@@ -56,13 +57,14 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         """What was written when the folder was made: id, name without its number, settings."""
-        return json.loads((self.path / "run.json").read_text())
+        return _record(self.path)
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The row of a finished run."""
         file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        advice = "put back a copy of it, or delete it and give the command again, which goes on with this run"
+        return read_json(file, dict, advice) if file.exists() else None
 
     def finish(self, row: Mapping[str, Any], results: Path) -> None:
         """Append the row to `results` once, however often a killed run is finished; then mark the folder with it."""
@@ -197,10 +199,15 @@ def _runs(config: AnyConfig) -> list[RunFolder]:
     name, found = config.name or default_name(config), []
     for _, path in sorted(_numbered(config).items()):
         if (path / "run.json").exists():
-            record = json.loads((path / "run.json").read_text())
+            record = _record(path)
             if record.get("name", name) == name:  # <name>-2 can also be a run's own name
                 found.append(RunFolder(path, record["id"]))
     return found
+
+
+def _record(path: Path) -> dict[str, Any]:
+    advice = "put back a copy of it, or move this run's folder away"
+    return read_json(path / "run.json", {"id": str, "settings": dict}, advice)
 
 
 def _numbered(config: AnyConfig) -> dict[int, Path]:

@@ -30,6 +30,7 @@ from vpeft.data import ClassificationData
 from vpeft.evolution import Generation, Space, check_budget, evolve
 from vpeft.fetch import write_atomic
 from vpeft.holding import held
+from vpeft.json_file import NUMBER, read_json
 from vpeft.methods.noah import NOAH, Architecture
 from vpeft.run_folder import RunFolder
 from vpeft.search_settings import KINDS, PROG, SearchConfig
@@ -130,13 +131,19 @@ def _same_search(folder: RunFolder, settings: SearchConfig) -> None:
     file = folder.path / "search.json"
     if not file.exists():
         return
-    before, now = json.loads(file.read_text())["settings"], dataclasses.asdict(settings)
+    before, now = _read(file)["settings"], dataclasses.asdict(settings)
     told = [f"search.{key} was {before.get(key)} and is {now[key]}" for key in now if before.get(key) != now[key]]
     if told:
         raise ConfigError(
             f"{folder.path} cannot be resumed under other settings: {', '.join(told[:3])}. Give it the settings in "
             f"{file}, or start a new search without train.resume."
         )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    row = {kind: [int] for kind in KINDS} | {"accuracy": NUMBER}
+    advice = "put back a copy of it, or delete it, and all subnets are measured again"
+    return read_json(file, {"settings": dict, "measured": [row]}, advice)
 
 
 class Sampling(L.Callback):
@@ -185,7 +192,7 @@ class Measured:
 
     def __init__(self, file: Path, settings: SearchConfig) -> None:
         self.file, self.settings = file, dataclasses.asdict(settings)
-        rows = json.loads(file.read_text())["measured"] if file.exists() else []
+        rows = _read(file)["measured"] if file.exists() else []
         self.known = {Architecture(*(tuple(row[kind]) for kind in KINDS)): row["accuracy"] for row in rows}
         self._save()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fuzz.mutations import altered, damaged
 from vpeft import adapter_file
+from vpeft.tasks import checkpoint_file
 
 
 def forged(adapter: Path, key: str) -> Path | None:
@@ -49,8 +51,10 @@ class Reader:
         make: Writes sound files into a folder.
         file: The one that is damaged, below that folder.
         read: Reads the folder.
-        form: `bytes`; `json` and `jsonl` are altered as trees too, and `text` keeps to what is UTF-8 half of the time.
+        form: `bytes`; `json` and `jsonl` are altered as trees too, `text` keeps to what is UTF-8 half of the time, and
+            `signed` ends with the sha256 that a checkpoint of such content has.
         member: Of a zip or tar archive, the file in it that is damaged; None is the archive itself.
+        skips: What is damaged is left out with a warning, and nothing refused.
     """
 
     make: Callable[[Path], object]
@@ -58,6 +62,7 @@ class Reader:
     read: Callable[[Path], Any]
     form: str = "bytes"
     member: str | None = None
+    skips: bool = False
 
     def content(self, folder: Path) -> bytes:
         """What is damaged, as it was made."""
@@ -71,6 +76,8 @@ class Reader:
         if self.form == "jsonl":
             rows = [json.loads(line) for line in whole.splitlines()]
             return damaged(whole) | altered(rows).map(_lines)
+        if self.form == "signed":
+            return damaged(whole[: -checkpoint_file._COMMENT]).map(signed)
         if self.form == "text":
             return damaged(whole) | damaged(whole).map(lambda data: data.decode(errors="ignore").encode())
         return damaged(whole)
@@ -80,6 +87,11 @@ class Reader:
         path = folder / self.file
         path.unlink(missing_ok=True)
         path.write_bytes(_packed(archive, {**_members(archive), self.member: data}) if self.member else data)
+
+
+def signed(data: bytes) -> bytes:
+    """A checkpoint of this content, with the hash that fits it: a hash is no signature."""
+    return data + checkpoint_file._MARK + hashlib.sha256(data).hexdigest().encode()
 
 
 def _dumped(tree: Any) -> bytes:

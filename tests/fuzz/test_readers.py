@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz import language, vision, vtab1k
+from tests.fuzz import language, runs, vision, vtab1k
 from tests.fuzz.guard import REFUSED, outcome
-from tests.fuzz.reader import Reader
+from tests.fuzz.reader import Reader, signed
 
-READERS = vision.READERS | vtab1k.READERS | language.READERS
+READERS = vision.READERS | vtab1k.READERS | language.READERS | runs.READERS
 FEW, MANY = 8, 1000
 
 
@@ -35,7 +35,7 @@ def tried(reader: Reader, folder: Path, examples: int) -> tuple[int, int]:
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     refused, _ = tried(READERS[name], tmp_path, FEW)
-    assert refused
+    assert refused or READERS[name].skips
 
 
 # What a campaign found and FEW examples do not: each was another exception than a sentence.
@@ -49,6 +49,21 @@ FOUND = {
     "clevr scenes": b'{"scenes": [{"image_filename": "x", "objects": [{"pixel_coords": [0, 0, null]}]}]}',
     "conversations .json": b'[{"conversations": [{"from": ["human"], "value": "x"}]}]',
     "pickled array": b"\x80\x04\x95\xa5\x00\x00\x00\x00\xff\xff\xff",
+    "suite members": b'{"id": "a"}',
+    "suite members, at work": b"",  # the items name what is not there
+    "suite items": b'{"index": 0, "phase": "final", "members": ["x"]}',
+    "suite rows": b'{"suite": []}',
+    "suite rows, tuning": b'{"suite": []}',
+    "suite note": b'{"code": 1}',
+    "suite choices": b'{"lora": []}',
+    "suite peers": b'[["a", true]]',
+    "job arrays": b'{"job": "1", "first": 0, "size": 0, "members": [0]}',
+    "job events": b'{"event": "end"}\n\xff',
+    "run record": b'{"id": "a"}',
+    "run result": b"[1]",
+    "search record": b"[1]",
+    "checkpoint with a true hash": signed(b""),
+    "benchmark, epochs": b'{"kind": "", "setting": {}, "runs": []}',
 }
 
 
@@ -59,7 +74,7 @@ def test_what_was_found_is_refused_in_a_sentence(name: str, tmp_path: Path) -> N
     archive = (tmp_path / reader.file).read_bytes()
     reader.read(tmp_path)
     reader.put(tmp_path, archive, FOUND[name])
-    assert outcome(lambda: reader.read(tmp_path), tmp_path) is REFUSED
+    assert outcome(lambda: reader.read(tmp_path), tmp_path) is REFUSED or reader.skips
 
 
 def test_a_size_of_images_that_fits_no_memory_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -75,7 +90,15 @@ def test_a_rule_of_selection_that_nobody_knows_is_reported_by_its_name(tmp_path:
     reader.make(tmp_path)
     text = (tmp_path / reader.file).read_text()
     (tmp_path / reader.file).write_text(text.replace('"rule": "last"', '"rule": "<b>"'))
-    assert "&lt;b&gt;" in reader.read(tmp_path)[0]
+    assert "&lt;b&gt;" in reader.read(tmp_path)[0].decode()
+
+
+def test_a_row_with_a_truth_where_others_have_a_word_is_left_out(tmp_path: Path) -> None:
+    reader = READERS["result rows"]
+    reader.make(tmp_path)
+    text = (tmp_path / reader.file).read_text()
+    (tmp_path / reader.file).write_text(text.replace('"train800val200"', "true", 1))
+    assert b"of another form" in reader.read(tmp_path)[0]
 
 
 @pytest.mark.slow
@@ -83,4 +106,4 @@ def test_a_rule_of_selection_that_nobody_knows_is_reported_by_its_name(tmp_path:
 def test_a_thousand_damaged_files_are_read_or_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     refused, read = tried(READERS[name], tmp_path, MANY)
     print(f"{name}: {refused} refused, {read} read")
-    assert refused
+    assert refused or READERS[name].skips

@@ -99,7 +99,8 @@ def _rows(folder: Path) -> None:
 def _reported(folder: Path) -> Any:
     found = report.build([folder / "results.jsonl"])
     render.terminal(found, Console(file=io.StringIO(), width=100))
-    return page.html(found, "x"), render.markdown(found), render.latex(found), records.as_csv(found.records)
+    made = page.html(found, "x"), render.markdown(found), render.latex(found), records.as_csv(found.records)
+    return [text.encode() for text in made]
 
 
 def _mask(folder: Path) -> None:

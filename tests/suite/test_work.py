@@ -59,7 +59,8 @@ def test_a_rate_that_diverges_under_new_code_replaces_a_stale_row(write, ask):
     members = plan.build(request)
     folder = SuiteFolder(request.output)
     folder.add(members, plan.items(members, 1))
-    row = {"suite": {"member": members[0].id, "code": "older"}, "val": {"accuracy": 0.5}}
+    row = {"suite": {"member": members[0].id, "code": "older"}, "tuning": None, "versions": {}}
+    row |= {"val": {"accuracy": 0.5}, "test": None, "time": {"wall_seconds": 1.0}}
     (folder.path / "tuning").mkdir()
     (folder.path / "tuning" / "results.jsonl").write_text(json.dumps(row) + "\n")
     assert states(folder, members, code.identity())[members[0].id].kind == "stale"

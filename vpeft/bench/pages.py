@@ -7,7 +7,8 @@ is a table of it (`tables.TABLES`, `curve_tables.parts`, `epochs.parts`) or `pic
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,36 @@ _PARTS = {"methods": tables.parts, "curves": curve_tables.parts, "epochs": epoch
 
 
 def parts(data: Mapping[str, Any]) -> dict[str, str]:
-    """The tables of a file, by name."""
-    return _PARTS[data["kind"]](data)
+    """The tables of a file, by name.
+
+    Raises:
+        ValueError: It holds measurements of another form.
+    """
+    with _of_this_form():
+        return _PARTS[data["kind"]](data)
 
 
 def drawing(data: Mapping[str, Any]) -> str:
     """The drawing of a file, as SVG.
 
     Raises:
-        ValueError: It has none.
+        ValueError: It has none, or holds measurements of another form.
     """
-    if data["kind"] == "methods":
-        return picture.figure(data).file()
-    if data["kind"] == "curves":
-        return curve_tables.drawing(data)
-    raise ValueError("A file of epochs has no drawing; leave --picture out.")
+    if data["kind"] == "epochs":
+        raise ValueError("A file of epochs has no drawing; leave --picture out.")
+    with _of_this_form():
+        return picture.figure(data).file() if data["kind"] == "methods" else curve_tables.drawing(data)
+
+
+@contextmanager
+def _of_this_form() -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        raise ValueError(
+            f"These measurements cannot be shown ({type(error).__name__}: {error!s:.200}); give a file that "
+            "tools/bench.py of this version wrote, or measure again."
+        ) from error
 
 
 def written(page: Path) -> dict[Path, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vpeft.fetch import write_atomic
+from vpeft.json_file import parsed
 from vpeft.results.row import git_commit, now, versions
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -131,11 +132,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is not one of a benchmark.
     """
-    try:
-        data = json.loads(Path(path).read_text())
-        whole = {"kind", "setting", "runs"} <= set(data)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        whole, data = False, {}
-    if not whole:
+    data = parsed(Path(path).read_bytes(), {"kind": str, "setting": dict, "runs": list})
+    if data is None:
         raise ValueError(f"{path} is not a file of tools/bench.py; give one that it wrote, or a new name.")
     return data

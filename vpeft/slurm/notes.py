@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vpeft.json_file import NUMBER, fits, parsed
+
 EVENTS = "events.jsonl"
+_END = {"state": str, "code": int, "seconds": NUMBER}
 
 
 def note(folder: Path, event: Mapping[str, Any]) -> None:
@@ -17,11 +20,8 @@ def note(folder: Path, event: Mapping[str, Any]) -> None:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    """The starts and ends of a member, oldest first; a line that was cut short is left out."""
-    found, file = [], folder / EVENTS
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    """The starts and ends of a member, oldest first; a line that was cut short or damaged is left out."""
+    file = folder / EVENTS
+    lines = file.read_bytes().splitlines() if file.exists() else ()
+    found = [parsed(line, {"event": str}) for line in lines]
+    return [event for event in found if event and (event["event"] != "end" or fits(event, _END))]

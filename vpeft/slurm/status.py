@@ -7,13 +7,13 @@ ended (`vpeft.slurm.job`), and sacct where the cluster keeps accounts.
 from __future__ import annotations
 
 import getpass
-import json
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vpeft.json_file import parsed
 from vpeft.slurm.commands import run
 from vpeft.slurm.notes import events
 
@@ -51,7 +51,7 @@ def members(logs: Path, name: str) -> dict[int, Member]:
     """All members that were ever submitted under a name, by index, as their last submission stands.
 
     Raises:
-        ValueError: Nothing was submitted under this name.
+        ValueError: Nothing was submitted under this name, or the list of what was is damaged.
         RuntimeError: squeue is not here or fails.
     """
     last: dict[int, tuple[str, Path]] = {}
@@ -87,7 +87,16 @@ def _submitted(logs: Path, name: str) -> list[dict[str, Any]]:
     file = logs / f"{name}.jsonl"
     if not file.exists():
         raise ValueError(f"Nothing was submitted under the name {name}: {file} does not exist.")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    found = []
+    for number, text in enumerate(file.read_bytes().splitlines(), start=1):
+        line = parsed(text, {"job": str, "first": int, "size": int, "members": [int]})
+        if line is None or line["size"] < 10 or min(line["members"], default=0) < 0:
+            raise ValueError(
+                f"{file}, line {number} is damaged: put back a copy of the file, or remove the line; the jobs that it "
+                "stood for are then not known, so end them first (scancel)."
+            )
+        found.append(line)
+    return found
 
 
 def _of(notes: list[dict[str, Any]], job: str) -> list[dict[str, Any]]:

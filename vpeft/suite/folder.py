@@ -15,18 +15,25 @@ tensorboard/      the experiment that the members are the sessions of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from vpeft.config import ConfigError
 from vpeft.fetch import sweep, write_atomic
-from vpeft.results.file import append_row, read_rows
-from vpeft.suite.members import Item, Member, Phase
+from vpeft.json_file import NUMBER, fits, read_json
+from vpeft.results.file import append_row, numbered_rows, read_rows
+from vpeft.suite.members import Item, Member, Phase, item_of, member_of
+
+Kind = TypeVar("Kind")
+# What is read of a row; one of a tuning member has val too, one of a final member test or val.
+_ROW = {"suite": {"member": str, "code": str}, "tuning": dict | None, "versions": {str: str}}
+_ROW |= {"time": {"wall_seconds": NUMBER}, "test": dict | None, "val": dict | None}
 
 
 @dataclass(frozen=True)
@@ -44,32 +51,79 @@ class SuiteFolder:
         return self.path if phase == "final" else self.path / "tuning"
 
     def rows(self, phase: Phase) -> list[dict[str, Any]]:
-        """All rows of a phase, stale ones too."""
-        return [row for row in read_rows(self.output(phase) / "results.jsonl") if "suite" in row]
+        """All rows of a phase, stale ones too; a line of another form is left out with a warning that names it."""
+        file, rows = self.output(phase) / "results.jsonl", []
+        for number, row in numbered_rows(file):
+            if row is None or ("suite" in row and not _is_row(row, phase)):
+                warnings.warn(f"{file}, line {number}: not a whole row of a suite; it is left out.", stacklevel=2)
+            elif "suite" in row:
+                rows.append(row)
+        return rows
 
     def log(self, member: Member) -> Path:
         return self.path / "logs" / f"{member.name}.log"
 
     def members(self) -> dict[str, Member]:
-        """Every member there was, by id."""
-        return {row["id"]: Member(**row) for row in read_rows(self.path / "members.jsonl")}
+        """Every member there was, by id.
+
+        Raises:
+            ValueError: A line is no member.
+        """
+        return {one.id: one for one in self._listed()}
 
     def current(self) -> list[Member]:
-        """The members that hold: the last of every place of the grid, and the tuning members that those need."""
-        lines = [Member(**row) for row in read_rows(self.path / "members.jsonl")]
+        """The members that hold: the last of every place of the grid, and the tuning members that those need.
+
+        Raises:
+            ValueError: A line is no member, or one that is needed is missing.
+        """
+        lines = self._listed()
         every = {one.id: one for one in lines}
         finals = {one.cell: one for one in lines if one.phase == "final"}
         needed = dict.fromkeys(key for final in finals.values() for key in final.needs)
+        self.check(needed, every)
         return [*(every[key] for key in needed), *finals.values()]
 
+    def check(self, keys: Iterable[str], known: Mapping[str, Member]) -> None:
+        """Refuse a folder that lacks a member which others name.
+
+        Raises:
+            ValueError: It does.
+        """
+        if lacking := next((key for key in keys if key not in known), None):
+            raise ValueError(
+                f"{self.path / 'members.jsonl'} has no member {lacking}, which others name; give the command of the "
+                "suite again, which enters what is missing."
+            )
+
+    def _listed(self) -> list[Member]:
+        return self._lines("members.jsonl", member_of)
+
+    def _lines(self, name: str, read: Callable[[Mapping[str, Any]], Kind | None]) -> list[Kind]:
+        found = []
+        for row in read_rows(self.path / name):
+            if (one := read(row)) is None:
+                raise ValueError(
+                    f"{self.path / name} has a line that is damaged ({json.dumps(row):.80}): put back a copy of the "
+                    "file, or remove the line and give the command of the suite again."
+                )
+            found.append(one)
+        return found
+
     def items(self) -> list[Item]:
-        return [Item(**row) for row in read_rows(self.path / "items.jsonl")]
+        """All items.
+
+        Raises:
+            ValueError: A line is no item.
+        """
+        return self._lines("items.jsonl", item_of)
 
     def item(self, index: int) -> Item:
         """A line of items.jsonl.
 
         Raises:
             ConfigError: There is no such line.
+            ValueError: A line is no item.
         """
         items = {item.index: item for item in self.items()}
         if index not in items:
@@ -81,25 +135,32 @@ class SuiteFolder:
         """Note members, and the items that groups of them make; what is known already is found again."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
-            holding = {Member(**row).cell: row["id"] for row in read_rows(self.path / "members.jsonl")}
+            holding = {one.cell: one.id for one in self._listed()}
             for member in members:
                 if holding.get(member.cell) != member.id:
                     append_row(self.path / "members.jsonl", asdict(member))
             known = self.items()
             by_members = {tuple(item.members): item for item in known}
+            free = 1 + max((item.index for item in known), default=-1)  # a line may have been lost
             chosen = []
             for group in groups:
                 key = tuple(member.id for member in group)
                 if key not in by_members:
-                    by_members[key] = Item(len(by_members), group[0].phase, list(key))
+                    by_members[key] = Item(free, group[0].phase, list(key))
+                    free += 1
                     append_row(self.path / "items.jsonl", asdict(by_members[key]))
                 chosen.append(by_members[key])
         return chosen
 
     def note(self, key: str) -> dict[str, Any]:
-        """How a member stood when it was last heard of; empty of one that never ran."""
+        """How a member stood when it was last heard of; empty of one that never ran.
+
+        Raises:
+            ValueError: What is noted is damaged.
+        """
         file = self.path / "notes" / f"{key}.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        advice = "delete it, and this run counts as not begun"
+        return read_json(file, {"status": str}, advice) if file.exists() else {}
 
     def write_note(self, key: str, **changes: Any) -> None:
         """Change what is noted of a member; for whoever holds it."""
@@ -147,7 +208,15 @@ class SuiteFolder:
         """Enter a choice into choices.json."""
         file = self.path / "choices.json"
         with self.locked():
-            known = json.loads(file.read_text()) if file.exists() else {}
+            advice = "delete it; it is written anew as settings are chosen"
+            known = read_json(file, {str: dict}, advice) if file.exists() else {}
             known.setdefault(method, {})[task] = choice
             write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
             sweep(self.path, file.name)
+
+
+def _is_row(row: Mapping[str, Any], phase: Phase) -> bool:
+    if not fits(row, _ROW) or not fits(row["tuning"] or {"chosen": {}}, {"chosen": dict}):
+        return False
+    measured = row["val"] if phase == "tuning" else row["test"] or row["val"]
+    return fits(measured, {"accuracy": NUMBER})

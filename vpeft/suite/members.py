@@ -6,12 +6,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vpeft.config import Config, classifying, resolve
+from vpeft.json_file import NUMBER, fits
 from vpeft.yaml_file import plain
 
 Phase = Literal["tuning", "final"]
+_MEMBER = {"id": str, "method": str, "task": str, "seed": int, "phase": str, "settings": dict, "point": dict}
+_MEMBER |= {"grid": {str: list}, "needs": [str]}
+_ITEM = {"index": int, "phase": str, "members": [str]}
+# By which the better of two equal points is chosen.
+_RANKED = ("optim.lr", "optim.weight_decay")
 # Where a run lies and how it is loaded: its numbers do not depend on them.
 _FREE = {"": ("output", "name"), "data": ("workers",), "train": ("resume",)}
 
@@ -74,6 +80,21 @@ class Item:
     index: int
     phase: Phase
     members: list[str]
+
+
+def member_of(row: Mapping[str, Any]) -> Member | None:
+    """The member that a line of members.jsonl states; None where it states none."""
+    if not fits(row, _MEMBER) or row["phase"] not in get_args(Phase):
+        return None
+    if not all(fits(row["point"].get(key, 0.0), NUMBER) for key in _RANKED):
+        return None
+    return Member(**{key: row[key] for key in _MEMBER})
+
+
+def item_of(row: Mapping[str, Any]) -> Item | None:
+    """The item that a line of items.jsonl states; None where it states none."""
+    whole = fits(row, _ITEM) and row["phase"] in get_args(Phase) and row["index"] >= 0 and row["members"]
+    return Item(**{key: row[key] for key in _ITEM}) if whole else None
 
 
 def member(

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vpeft.fetch import write_atomic
+from vpeft.json_file import fits, read_json
 
 PATIENCE = 300.0  # seconds until processes that are told nothing end; the first one waits for no lock and no data
+_TOLD = {"member": str, "resume": bool, "tuning": dict | None}
+_AGAIN = "start the item again, which writes another"
 Told = tuple[str, bool, Any]  # a member's id, whether its run is resumed, its choice of settings
 
 
@@ -37,6 +40,7 @@ class Peers:
 
         Raises:
             TimeoutError: Nothing was said.
+            ValueError: What was said is damaged.
         """
         end = time.monotonic() + PATIENCE
         while not self.file.exists():
@@ -46,4 +50,7 @@ class Peers:
                     "message says why. All nodes must see the folder of the suite."
                 )
             time.sleep(0.2)
-        return [(key, resume, tuning) for key, resume, tuning in json.loads(self.file.read_text())]
+        told = read_json(self.file, [list], _AGAIN)
+        if not all(len(one) == 3 and fits(dict(zip(_TOLD, one, strict=True)), _TOLD) for one in told):
+            raise ValueError(f"{self.file} is damaged: {_AGAIN}.")
+        return [(key, resume, tuning) for key, resume, tuning in told]

@@ -77,7 +77,7 @@ def _measured(
         return again if again.kind != "waiting" else State("stale", f"finished under {difference(row)}", row)
     note = folder.note(member.id)
     values = row["tuning"] and row["tuning"]["chosen"]
-    if note.get("status") in _UNFINISHED and (note["code"], note.get("values")) == (code, values):
+    if note.get("status") in _UNFINISHED and (note.get("code"), note.get("values")) == (code, values):
         # Killed behind its row: going on, it marks its folder as finished.
         return _noted(folder, member.id, code)
     chosen = _choice(folder, member, known, found)
@@ -87,7 +87,7 @@ def _measured(
 
 
 def _choice(folder: SuiteFolder, member: Member, known: Mapping[str, Member], found: Mapping[str, State]) -> Any:
-    if not member.grid or any(key not in found for key in member.needs):
+    if not member.grid or any(key not in found or key not in known for key in member.needs):
         return None
     try:
         return choose(folder, member, known, found)["chosen"]
@@ -99,7 +99,7 @@ def _noted(folder: SuiteFolder, key: str, code: str) -> State:
     note = folder.note(key)
     if folder.is_held(key):
         return State("running")
-    if not note or note["code"] != code:
+    if note.get("code") != code:
         return State("waiting")
     # Whoever was running it is gone without a word.
     kind = "interrupted" if note["status"] == "running" else note["status"]

@@ -52,6 +52,8 @@ def work(folder: SuiteFolder, item: Item, report: Report, stale: bool = False, p
         SystemExit: A signal stopped a run, which can be resumed; it is noted.
     """
     known = folder.members()
+    folder.check(item.members, known)
+    folder.check((key for one in item.members for key in known[one].needs), known)
     ended: dict[str, str] = {}
     with contextlib.ExitStack() as locks:
         mine = []
@@ -85,6 +87,7 @@ def follow(folder: SuiteFolder, peers: Peers) -> None:
 
     known = folder.members()
     for key, resume, tuning in peers.told():
+        folder.check([key], known)
         run.train(_configured(folder, known[key], tuning, resume), _beside(known[key], tuning))
 
 

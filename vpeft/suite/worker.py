@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from vpeft import cli
+from vpeft.json_file import NUMBER, fits
 from vpeft.suite import code
 from vpeft.suite.folder import SuiteFolder
 from vpeft.suite.members import Item, Member
@@ -119,10 +120,10 @@ def _serve(folder: SuiteFolder, stale: bool) -> int:
 
 
 def _said(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the launcher shows of a row."""
-    if row is None:
+    """What the launcher shows of a row; nothing of the result.json of a finished run that is no row of a suite."""
+    part = "test" if row and row.get("test") else "val"
+    if row is None or not fits(row, {part: {"accuracy": NUMBER}, "time": {"wall_seconds": NUMBER}}):
         return None
-    part = "test" if row["test"] else "val"
     return {"part": part, "accuracy": row[part]["accuracy"], "seconds": row["time"]["wall_seconds"]}
 
 
