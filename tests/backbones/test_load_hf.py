@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.zoo import backbone
 from vpeft.backbones import create
 
 
@@ -15,3 +17,13 @@ def test_code_that_comes_with_a_model_is_not_run_even_if_someone_says_yes(tmp_pa
     with pytest.raises(ValueError, match=r"holds no config\.json that transformers can read"):
         create(f"hf:{tmp_path}", pretrained="none")
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(tmp_path):
+    backbone("hf_dinov2").model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    del state["layernorm.weight"]
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 tensors of this model \(layernorm\.weight"):
+        create(f"hf:{tmp_path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from vpeft.backbones.beside import Joint, TextTower
 from vpeft.backbones.hf_vit import grid_of
 from vpeft.backbones.load_timm import Loaded
 from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load_file
+from vpeft.json_file import NUMBER, fits, read_json
 
 _INCEPTION = (0.5, 0.5, 0.5)
 _TOWERS: dict[str, Any] = {
@@ -54,16 +54,7 @@ _PIL_BILINEAR = 2
 
 def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
     """Build the vision tower of `name`, a hub name or a folder with a config.json."""
-    try:
-        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        if Path(name).expanduser().is_dir():
-            raise ValueError(f"The folder {name} holds no config.json that transformers can read: {error}") from error
-        raise RuntimeError(
-            f"The config of hf:{name} could not be fetched ({type(error).__name__}), and without it the model cannot "
-            "be built, not even with random weights. Give a local folder that holds its config.json (hf:FOLDER), or "
-            "take a timm model, which needs none."
-        ) from error
+    config = _config(name)
     if config.model_type not in _TOWERS:
         raise ValueError(
             f"hf:{name} is a '{config.model_type}'; supported vision towers are {', '.join(sorted(_TOWERS))}."
@@ -73,16 +64,11 @@ def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: i
     vision = getattr(config, "vision_config", config)
     model: Any
     if pretrained == "none":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = tower(vision, **options)
+        model = _random(tower, vision, options, seed, name)
         source, origin = "random", f"seed {seed}"
     elif pretrained == "auto":
-        try:
-            model = tower.from_pretrained(name, config=vision, **options)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise hub_unreachable(f"hf:{name}", error) from error
-        source, origin = ("file" if Path(name).expanduser().is_dir() else "hub"), f"hf/{name}"
+        model = _stored(tower, vision, options, name)
+        source, origin = ("file" if _is_folder(name) else "hub"), f"hf/{name}"
     else:
         path = Path(pretrained).expanduser()
         model = _from_file(tower, vision, options, path)
@@ -103,7 +89,7 @@ def joint(name: str, pretrained: str, seed: int) -> Joint:
         ValueError: no CLIP with a text tower.
         RuntimeError: the weights could not be had.
     """
-    config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config = _config(name)
     if config.model_type != "clip":
         raise ValueError(
             f"hf:{name} is a '{config.model_type}', and the text towers read here are those of CLIP ('clip'). Take the "
@@ -111,18 +97,11 @@ def joint(name: str, pretrained: str, seed: int) -> Joint:
         )
     model: Any
     if pretrained == "none":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = CLIPModel(config)
+        model = _random(CLIPModel, config, {}, seed, name)
+    elif pretrained == "auto":
+        model = _stored(CLIPModel, config, {}, name)
     else:
-        try:
-            model = (
-                CLIPModel.from_pretrained(name)
-                if pretrained == "auto"
-                else _from_file(CLIPModel, config, {}, Path(pretrained).expanduser())
-            )
-        except OSError as error:
-            raise hub_unreachable(f"hf:{name}", error) from error
+        model = _from_file(CLIPModel, config, {}, Path(pretrained).expanduser())
     model = model.eval().requires_grad_(False)
     tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=config.text_config.max_position_embeddings)
     encode = TextTower(_TextFeatures(model), tokenizer)
@@ -135,6 +114,52 @@ class _TextFeatures:
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.model.get_text_features(input_ids=tokens).pooler_output
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
+
+
+def _config(name: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a damaged file makes transformers raise anything
+        if _is_folder(name):
+            raise ValueError(
+                f"The folder {name} holds no config.json that transformers can read: {error!s:.400}"
+            ) from error
+        raise RuntimeError(
+            f"The config of hf:{name} could not be fetched ({type(error).__name__}), and without it the model cannot "
+            "be built, not even with random weights. Give a local folder that holds its config.json (hf:FOLDER), or "
+            "take a timm model, which needs none."
+        ) from error
+
+
+def _random(tower: Any, config: Any, options: dict[str, Any], seed: int, name: str) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return tower(config, **options)
+        except Exception as error:  # whatever sizes that fit no layer lead to
+            raise ValueError(f"The config of hf:{name} describes no model ({error!s:.400}); correct it.") from error
+
+
+def _stored(tower: Any, config: Any, options: dict[str, Any], name: str) -> Any:
+    try:
+        model, info = tower.from_pretrained(name, config=config, output_loading_info=True, **options)
+    except Exception as error:  # a damaged file makes safetensors and transformers raise anything
+        if _is_folder(name):
+            raise ValueError(
+                f"The folder {name} holds no weights that fit its config.json ({error!s:.400}); save both again with "
+                "save_pretrained, or copy them again."
+            ) from error
+        raise hub_unreachable(f"hf:{name}", error) from error
+    if missing := sorted(info["missing_keys"]):  # transformers would leave them random
+        raise ValueError(
+            f"The weights of hf:{name} lack {len(missing)} tensors of this model ({missing[0]}, ...); copy or save "
+            "them again."
+        )
+    return model
 
 
 def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> Any:
@@ -165,9 +190,12 @@ def _preprocessing(name: str, kind: str) -> Preprocessing:
         found = None
     if found is None:
         return _OWN[kind]
-    stored = json.loads(Path(found).read_text())
+    advice = "copy it again, or delete it, and the family's own mean and deviation are taken"
+    stored = read_json(Path(found), dict, advice)
     if "image_mean" not in stored:
         return _OWN[kind]
+    if not all(fits(stored.get(key), [NUMBER]) and len(stored[key]) == 3 for key in ("image_mean", "image_std")):
+        raise ValueError(f"{found}: image_mean and image_std must be three numbers each; {advice}.")
     interpolation = "bilinear" if stored.get("resample") == _PIL_BILINEAR else "bicubic"
     return Preprocessing(tuple(stored["image_mean"]), tuple(stored["image_std"]), interpolation)
 
