@@ -11,9 +11,11 @@ import os
 import resource
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import _ExecutorManagerThread
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ class _Watch:
     def __call__(self, event: str, given: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
+        if event == "pickle.find_class" and isinstance(threading.current_thread(), _ExecutorManagerThread):
+            return  # what a process of the reader's own sends back
         if event in _FORBIDDEN:
             self.seen.append(f"{event} {given!r:.300}")
         elif event in _CHANGES or (event == "open" and isinstance(given[2], int) and given[2] & _WRITING):

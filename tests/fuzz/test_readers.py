@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz import language, runs, vision, vtab1k
+from tests.fuzz import folders, language, runs, vision, vtab1k
 from tests.fuzz.guard import REFUSED, outcome
 from tests.fuzz.reader import Reader, signed
 
-READERS = vision.READERS | vtab1k.READERS | language.READERS | runs.READERS
+READERS = vision.READERS | vtab1k.READERS | language.READERS | runs.READERS | folders.READERS
 FEW, MANY = 8, 1000
 
 
@@ -63,6 +63,13 @@ FOUND = {
     "run result": b"[1]",
     "search record": b"[1]",
     "checkpoint with a true hash": signed(b""),
+    "VOC list": b"\xff",
+    "names of classes": b"\xff",
+    "embedded manifest": b'{"files": {}, "content": "c"}',
+    "export's journal": b'{"fingerprint": "f"}\n[]\n',
+    "transformers config": b"[" * 30_000,
+    "transformers preprocessing": b"{",
+    "transformers weights": b"x",
     "benchmark, epochs": b'{"kind": "", "setting": {}, "runs": []}',
 }
 

@@ -13,8 +13,10 @@ from vpeft.data.masked import MaskedListing
 from vpeft.data.recipes import RECIPES, Recipe
 from vpeft.data.scenes import SCENES
 from vpeft.fetch import entries_sha256
+from vpeft.json_file import parsed
 
 MANIFEST = "manifest.json"
+_FORM = {"files": {str: str}, "content": str, "statement": str | None, "licence": str | None, "packages": list}
 
 
 def prepared(name: str) -> Path:
@@ -67,15 +69,16 @@ def _facts(folder: Path, name: str) -> dict[str, Any]:
 def find_fault(folder: Path, name: str) -> str | None:
     """What is wrong with a task's folder, or None."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        files: dict[str, str] = manifest["files"]
-        content = manifest["content"]
+        manifest: dict[str, Any] | None = parsed((folder / MANIFEST).read_bytes(), _FORM)
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        return f"{MANIFEST} is damaged ({error})"
+    except OSError as error:
+        return f"{MANIFEST} cannot be read ({error.strerror})"
+    if manifest is None:
+        return f"{MANIFEST} is damaged"
+    files: dict[str, str] = manifest["files"]
     recipe = find_recipe(name)
-    if recipe is None or content != recipe.content:
+    if recipe is None or manifest["content"] != recipe.content:
         return "it was made by another version, or for another task"
     if manifest.get("sha256", same := entries_sha256(manifest)) != same:  # those of older versions have none
         return f"{MANIFEST} was changed after it was written"

@@ -219,7 +219,10 @@ def _table(name: str) -> ClassTable:
 def _listed(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path} is missing, which lists the images; unpack the archive again.")
-    return path.read_text().split()
+    try:
+        return path.read_text("utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}); unpack the archive again.") from error
 
 
 def _own(name: str, part: Part) -> Labelled:

@@ -77,9 +77,16 @@ def options_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
 
 
 def classes_of(text: str | None) -> list[str] | None:
-    """Names of classes: a comma-separated list, or the lines of a file."""
+    """Names of classes: a comma-separated list, or the lines of a file.
+
+    Raises:
+        ConfigError: The file is no UTF-8 text.
+    """
     if text is None:
         return None
     path = Path(text)
-    names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    try:
+        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text ({error}); write one class a line") from error
     return [name.strip() for name in names if name.strip()]

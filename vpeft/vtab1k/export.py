@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from vpeft.data.tables import VTAB
 from vpeft.fetch import sweep, sync, write_atomic
+from vpeft.json_file import parsed
 from vpeft.vtab1k import manifest
 from vpeft.vtab1k.parallel import in_chunks
 from vpeft.vtab1k.reference import is_published
@@ -29,6 +30,9 @@ _LEVEL = 3  # of zlib: the files are 10 % larger than at 6, and photographs are 
 
 Progress = Callable[[int, int], None]
 Row = dict[str, Any]
+# Of the journal, where a line that has another form is left out: its image is made again.
+_ROW = {"part": str, "file": str, "label": int, "split": str, "position": int, "key": str | int | None}
+_ROW |= {"size": [int], "bytes": int, "sha256": str}
 
 
 def export(selection: Selection, root: Path, workers: int = 0, progress: Progress | None = None) -> Path:
@@ -104,8 +108,8 @@ def _kept(folder: Path, selection: Selection) -> dict[str, Row]:
             )
         rows += content["images"]
     rows += _journal(folder, selection)
-    wanted = {chosen.file for chosen in selection.images}
-    kept = {row["file"]: row for row in rows if row["file"] in wanted}
+    wanted = {chosen.file: (chosen.part, chosen.split, chosen.position) for chosen in selection.images}
+    kept = {row["file"]: row for row in rows if wanted.get(row["file"]) == (row["part"], row["split"], row["position"])}
     return {file: row for file, row in kept.items() if _size(folder / file) == row["bytes"]}
 
 
@@ -128,12 +132,12 @@ def _size(path: Path) -> int | None:
 def _journal(folder: Path, selection: Selection) -> list[Row]:
     try:
         # After the last line break is what a kill tore.
-        lines = (folder / manifest.JOURNAL).read_bytes().split(b"\n")[:-1]
-        found = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
+        head, *lines = (folder / manifest.JOURNAL).read_bytes().split(b"\n")[:-1] or [b""]
+    except OSError:
         return []
-    same = found and found[0] == {"fingerprint": selection.fingerprint}
-    return found[1:] if same else []
+    same = parsed(head, dict) == {"fingerprint": selection.fingerprint}
+    rows = [parsed(line, _ROW) for line in lines] if same else []
+    return [row for row in rows if row is not None]
 
 
 def _start(folder: Path, selection: Selection, rows: Sequence[Row]) -> None:
