@@ -84,6 +84,17 @@ def test_what_was_found_is_refused_in_a_sentence(name: str, tmp_path: Path) -> N
     assert outcome(lambda: reader.read(tmp_path), tmp_path) is REFUSED or reader.skips
 
 
+# Pixels of a PNG file that go on in a chunk without letters as its name: Pillow calls that a SyntaxError.
+@pytest.mark.parametrize("name", ["PASCAL, semantic", "PASCAL, normals", "VOC mask", "COCO-Stuff mask", "ADE20K mask"])
+def test_an_image_with_a_broken_chunk_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    reader = READERS[name]
+    reader.make(tmp_path)
+    data = (tmp_path / reader.file).read_bytes()
+    start = data.index(b"IDAT")
+    reader.put(tmp_path, data, data[: start - 4] + b"\0\0\0\1" + data[start : start + 5] + bytes(40))
+    assert outcome(lambda: reader.read(tmp_path), tmp_path) is REFUSED
+
+
 def test_a_size_of_images_that_fits_no_memory_is_refused_in_a_sentence(tmp_path: Path) -> None:
     reader = READERS["adapter with a true hash"]
     reader.make(tmp_path)

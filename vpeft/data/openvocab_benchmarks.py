@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from vpeft.data.images import UnreadableImage, checked, open_image
+from vpeft.data.images import UnreadableImage, checked, open_image, why
 from vpeft.data.masked import MaskedSplit, pair
 from vpeft.data.masked import read as read_folder
 from vpeft.data.masks import ClassTable, read_classes, read_mask
@@ -187,8 +187,10 @@ def _by_category(path: Path, ignore: int) -> np.ndarray:
     try:
         with open_image(checked(path)) as opened:
             mode, found = opened.mode, np.asarray(opened)
-    except OSError as error:
-        raise UnreadableImage(f"{path} could not be read as a mask ({error}); restore or remove it.") from error
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their format module meets
+        raise UnreadableImage(f"{path} could not be read as a mask ({why(error)}); restore or remove it.") from error
     if mode not in ("L", "P"):
         raise ValueError(
             f"{path} is no mask of COCO-Stuff: its pixels are of the kind {mode}, and 8 bits are expected. "

@@ -21,11 +21,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from vpeft.data.images import load_image, open_image, upright_size
+from vpeft.data.images import UnreadableImage, checked, load_image, open_image, upright_size, why
 from vpeft.fetch import stays_inside
 
 # fmt: off
@@ -191,7 +191,9 @@ def _grey(file: Path) -> np.ndarray:
 
 def _open(file: Path, mode: str | None = None) -> np.ndarray:
     try:
-        with open_image(file) as image:
+        with open_image(checked(file)) as image:
             return np.array(image.convert(mode) if mode else image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is not a whole image ({error}); unpack the download again.") from error
+    except UnreadableImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their format module meets
+        raise ValueError(f"{file} is not a whole image ({why(error)}); unpack the download again.") from error
