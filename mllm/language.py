@@ -14,6 +14,7 @@ from torch import nn
 
 from mllm.shapes import TextShape
 from mllm.stored import Shards
+from vpeft.backbones.refusal import check_depth
 from vpeft.backbones.weights import Weights, content_hash
 from vpeft.nearest import did_you_mean
 
@@ -220,6 +221,7 @@ def _config(folder: Path) -> Any:
             f"{folder} is a '{config.model_type}', which is not a causal language model; choose one that is, as Llama, "
             "Qwen2 or OPT."
         )
+    check_depth(config.get_text_config(), str(folder / "config.json"))
     for key, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in key or key.endswith("_pdrop") or key == "layerdrop"):
             setattr(config, key, 0.0)  # a frozen model computes the same in training as in use

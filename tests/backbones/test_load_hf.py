@@ -27,3 +27,12 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(tmp_path):
     save_file(state, file, {"format": "pt"})
     with pytest.raises(ValueError, match=r"lack 1 tensors of this model \(layernorm\.weight"):
         create(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("layers", [0, 2**31])
+def test_a_number_of_layers_that_nobody_has_is_refused_at_once(tmp_path, layers):
+    backbone("hf_clip").model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": layers}))
+    with pytest.raises(ValueError, match=f"has num_hidden_layers {layers}; a number from 1 to 1,000 is expected"):
+        create(f"hf:{tmp_path}", "none")

@@ -221,3 +221,10 @@ def test_code_of_a_tokenizer_is_not_run_and_not_asked_about(folder):
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
     assert "code of its own (auto_map in tokenizer_config.json), which is not run" in refused(folder)
+
+
+def test_a_number_of_layers_that_nobody_has_is_refused_at_once(folder):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 2**31}))
+    with pytest.raises(ValueError, match=r"config\.json has num_hidden_layers 2147483648; .* from 1 to 1,000"):
+        load(f"hf:{folder}", "none")

@@ -26,6 +26,7 @@ from vpeft.backbones.backbone import Preprocessing
 from vpeft.backbones.beside import Joint, TextTower
 from vpeft.backbones.hf_vit import grid_of
 from vpeft.backbones.load_timm import Loaded
+from vpeft.backbones.refusal import check_depth
 from vpeft.backbones.weights import Weights, content_hash, hub_unreachable, load_file
 from vpeft.json_file import NUMBER, fits, read_json
 
@@ -121,6 +122,13 @@ def _is_folder(name: str) -> bool:
 
 
 def _config(name: str) -> Any:
+    config = _read(name)
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        check_depth(part, f"The config of hf:{name}")
+    return config
+
+
+def _read(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a damaged file makes transformers raise anything
