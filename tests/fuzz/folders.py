@@ -31,7 +31,7 @@ from tests.fuzz.vision import GOLDEN_VIT, pascal
 from tests.vtab1k import fakes
 from tests.vtab1k.readers import fakes as pictures
 from tests.zoo import MODELS, tuned
-from vpeft.backbones import create, embedded, load_open_clip
+from vpeft.backbones import create, embedded, load_open_clip, load_timm
 from vpeft.data import ade20k, matlab, openvocab_benchmarks, pascal_context, pascal_prepare
 from vpeft.data import embedded as tasks
 from vpeft.data.segmentation import SegmentationData
@@ -43,6 +43,7 @@ from vpeft.vtab1k.readers import oxford_flowers102, svhn
 
 _COUNTS = {"training": 2, "validation": 1}
 _TASKS = ["semseg", "human_parts", "saliency", "normals"]
+_CLASSIFIES = "vit_base_patch16_224.augreg_in21k_ft_in1k"
 _OPEN = ExitStack()  # the process that reads MATLAB files ends with this one
 
 
@@ -175,6 +176,16 @@ def _san(folder: Path) -> None:
     save_file({k: v.clone() for k, v in small_san().delta().items()}, folder / "s.safetensors")
 
 
+def _official(folder: Path) -> None:
+    from tests.dense.test_san_weights import complete_checkpoint
+
+    torch.save({"model": complete_checkpoint()}, folder / "m.pth")
+
+
+def _classes(folder: Path) -> None:
+    np.savez(folder / "g.npz", **{"head/kernel": np.zeros((8, 5), np.float32), "head/bias": np.zeros(5, np.float32)})
+
+
 def _tower(folder: Path) -> None:
     MODELS["hf_clip"]().save_pretrained(folder / "m")  # pyright: ignore[reportCallIssue]
     told = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 2}
@@ -240,6 +251,8 @@ READERS: dict[str, Reader] = {
     ),
     "meta-prompt": Reader(_meta, "m.safetensors", _started),
     "SAN": Reader(_san, "s.safetensors", lambda at: san_weights.load(small_san(), at / "s.safetensors")),
+    "SAN, official": Reader(_official, "m.pth", lambda at: san_weights.load(small_san(), at / "m.pth")),
+    "classifier .npz": Reader(_classes, "g.npz", lambda at: load_timm.classifier(_CLASSIFIES, str(at / "g.npz"), 0)),
     "transformers config": Reader(_tower, "m/config.json", _hf, "json"),
     "transformers preprocessing": Reader(_tower, "m/preprocessor_config.json", _hf, "json"),
     "transformers weights": Reader(_tower, "m/model.safetensors", _hf),

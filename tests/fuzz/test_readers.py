@@ -63,6 +63,8 @@ FOUND = {
     "run result": b"[1]",
     "search record": b"[1]",
     "checkpoint with a true hash": signed(b""),
+    "vtab manifest with a true hash": b'{"format": "vpeft-vtab1k-1"}',
+    "classifier .npz": b"x",
     "VOC list": b"\xff",
     "names of classes": b"\xff",
     "embedded manifest": b'{"files": {}, "content": "c"}',

@@ -35,6 +35,7 @@ from vpeft.checkpoint import load_adapter
 from vpeft.data import archive, images, masked, masks, pascal_prepare
 from vpeft.data.matlab import load_mat
 from vpeft.dense import san_weights
+from vpeft.fetch import read_member
 from vpeft.interop import official, peft_format
 from vpeft.results import page, records, render, report
 
@@ -206,6 +207,7 @@ READERS: dict[str, Reader] = {
     "mask folder": Reader(write_folder, "classes.txt", lambda at: masked.read(at, "own", "train"), "text"),
     "PASCAL list": Reader(pascal, "ImageSets/Context/val.txt", _prepared, "text"),
     "wheel": Reader(_wheel, "w.whl", _unwrapped),
+    "wheel, a member": Reader(_wheel, "w.whl", lambda at: read_member(at / "w.whl", "c.bin")),
     "pickled array": Reader(
         partial(_written, "a.pkl", _PICKLE), "a.pkl", lambda at: archive.unpickle_array((at / "a.pkl").read_bytes())
     ),

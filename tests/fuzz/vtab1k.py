@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,8 +18,8 @@ from tests.fuzz.reader import Reader
 from tests.vtab1k import fakes
 from tests.vtab1k.readers import fakes as pictures
 from vpeft.data import vtab
-from vpeft.vtab1k import community, manifest, tfds
-from vpeft.vtab1k.archives import Stored
+from vpeft.vtab1k import community, manifest, tfds, verify
+from vpeft.vtab1k.archives import Archive, Stored
 from vpeft.vtab1k.readers import READERS as NAMES
 from vpeft.vtab1k.readers import reader, sun397
 
@@ -78,11 +81,44 @@ def _with_manifest(folder: Path) -> None:
     _adopted(folder)
 
 
+def _known(folder: Path) -> None:
+    _with_manifest(folder)
+    (folder / "known.json").write_bytes((folder / "eurosat/manifest.json").read_bytes())
+
+
+def _verified(folder: Path) -> Any:
+    """The manifest of known.json with the hash that fits it: a hash is no signature."""
+    try:
+        content = json.loads((folder / "known.json").read_bytes())
+        told = {**content, "sha256": manifest._digest(content)}
+    except (ValueError, RecursionError, TypeError, AttributeError):
+        told = None
+    (folder / "eurosat/manifest.json").write_text(json.dumps(told))
+    found = verify.verify("eurosat", folder)
+    return found, vtab.read(folder / "eurosat", "eurosat", "train800").provenance
+
+
+def _packed(suffix: str, folder: Path) -> None:
+    with tarfile.open(folder / "a.tar", f"w:{suffix}") as opened:  # pyright: ignore[reportArgumentType, reportCallIssue]
+        for name in ("a/b.txt", "a/c.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 300
+            opened.addfile(info, io.BytesIO(b"abc" * 100))
+
+
+def _archived(folder: Path) -> Any:
+    found = Archive(folder / "a.tar")
+    return [found.read(name) for name in ("a/b.txt", "a/c.txt")]
+
+
 READERS: dict[str, Reader] = {
     "vtab lists": Reader(
         write_vtab, "eurosat/train800.txt", lambda at: vtab.read(at / "eurosat", "eurosat", "train800"), "text"
     ),
     "vtab manifest": Reader(_with_manifest, "eurosat/manifest.json", _manifest, "json"),
+    "vtab manifest with a true hash": Reader(_known, "known.json", _verified, "json"),
+    "archive .tar.xz": Reader(partial(_packed, "xz"), "a.tar", _archived),
+    "archive .tar.bz2": Reader(partial(_packed, "bz2"), "a.tar", _archived),
     "community lists": Reader(write_vtab, "eurosat/train800.txt", _adopted, "text"),
     "tfds info": Reader(_prepared, "cifar100/3.0.2/dataset_info.json", _shards, "json"),
     "tfds records": Reader(_prepared, "cifar100/3.0.2/cifar100-test.tfrecord-00000-of-00001", _records),

@@ -76,7 +76,7 @@ def test_a_run_trained_on_it_names_its_source(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:train800")
 def test_the_manifest_of_an_export_is_not_overwritten(tmp_path: Path) -> None:
     place = written(tmp_path, "png", "cifar100")
-    facts = {"source": "originals", "lossy": False}
+    facts = {"source": "originals", "lossy": False, "exact": None}
     manifest.write(place, "cifar100", manifest.read(adopt("cifar100", tmp_path), "cifar100")["images"], facts)
     before = (place / manifest.NAME).read_bytes()
     for source, root in ((tmp_path, None), (written(tmp_path / "theirs").parent, tmp_path)):

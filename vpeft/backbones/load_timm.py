@@ -85,18 +85,38 @@ def classifier(name: str, pretrained: str, seed: int) -> tuple[Tensor, Tensor]:
 
 def _classifier_in(path: Path, key: str) -> tuple[Tensor, Tensor]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            if "head/kernel" in file and "pre_logits/kernel" not in file:
-                return torch.from_numpy(file["head/kernel"].T.copy()), torch.from_numpy(file["head/bias"])
-            key = "head/kernel" if "head/kernel" not in file else "features without the layer pre_logits"
+        found, key = _google_classifier(path)
     else:
         state = load_file(path)
-        if f"{key}.weight" in state:
-            return state[f"{key}.weight"], state[f"{key}.bias"]
-    raise ValueError(
-        f"{path} holds no classifier for this backbone (no {key}). Give a file with the classes it was trained on, or "
-        "choose another kind of head."
-    )
+        found = [state[name] for name in (f"{key}.weight", f"{key}.bias") if name in state]
+    if not found:
+        raise ValueError(
+            f"{path} holds no classifier for this backbone (no {key}). Give a file with the classes it was trained on, "
+            "or choose another kind of head."
+        )
+    shapes = [list(one.shape) for one in found]
+    if len(found) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+        raise ValueError(
+            f"{path} holds a classifier of {' and '.join(map(str, shapes))}, which is no map to classes with its bias; "
+            "copy or download it again."
+        )
+    return found[0], found[1]
+
+
+def _google_classifier(path: Path) -> tuple[list[Tensor], str]:
+    """Weight and bias in a file of Google's, or none and what it lacks."""
+    check_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if "head/kernel" not in file:
+                return [], "head/kernel"
+            if "pre_logits/kernel" in file:
+                return [], "features without the layer pre_logits"
+            return [torch.from_numpy(file["head/kernel"].T.copy()), torch.from_numpy(file["head/bias"])], ""
+    except Exception as error:  # zipfile, numpy and torch each raise their own
+        raise ValueError(
+            f"{path} is no whole .npz file ({type(error).__name__}: {error!s:.200}); download it again."
+        ) from error
 
 
 def known(name: str) -> str:

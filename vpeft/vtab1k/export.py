@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from vpeft.data.tables import VTAB
 from vpeft.fetch import sweep, sync, write_atomic
-from vpeft.json_file import parsed
+from vpeft.json_file import fits, parsed
 from vpeft.vtab1k import manifest
 from vpeft.vtab1k.parallel import in_chunks
 from vpeft.vtab1k.reference import is_published
@@ -106,7 +106,7 @@ def _kept(folder: Path, selection: Selection) -> dict[str, Row]:
                 f"{folder} holds {selection.task} from another source ({content['source']}) or other archives; delete "
                 "the folder, or choose another --root."
             )
-        rows += content["images"]
+        rows += [row for row in content["images"] if fits(row, _ROW)]
     rows += _journal(folder, selection)
     wanted = {chosen.file: (chosen.part, chosen.split, chosen.position) for chosen in selection.images}
     kept = {row["file"]: row for row in rows if wanted.get(row["file"]) == (row["part"], row["split"], row["position"])}

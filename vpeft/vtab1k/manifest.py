@@ -16,7 +16,8 @@ import PIL
 from PIL import features
 
 import vpeft
-from vpeft.fetch import write_atomic
+from vpeft.fetch import stays_inside, write_atomic
+from vpeft.json_file import fits
 
 NAME = "manifest.json"
 JOURNAL = ".export.jsonl"  # of images that are made, until the task is whole
@@ -24,6 +25,8 @@ FORMAT = "vpeft-vtab1k-1"
 PARTS = {"train800": ("train",), "val200": ("val",), "train800val200": ("train", "val"), "test": ("test",)}
 
 Row = dict[str, Any]
+_ROW = {"part": str, "file": str, "label": int, "sha256": str, "key": str | int | None}
+_FORM = {"source": str, "lossy": bool, "exact": bool | None, "pixels": str, "lists": {str: str}, "images": [_ROW]}
 
 
 def write(folder: Path, task: str, rows: Sequence[Row], facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -112,10 +115,14 @@ def read(folder: Path, task: str) -> dict[str, Any]:
         raise ValueError(f"{path} has the format '{content.get('format')}' and not {FORMAT}. {remedy(folder, task)}")
     if not same:
         raise ValueError(f"{path} was changed after it was written: its sha256 differs. {remedy(folder, task)}")
-    if content["task"] != task:
+    if content.get("task") != task:
         raise ValueError(
-            f"{path} is of the task '{content['task']}' and not of '{task}'; give the folder its own name back."
+            f"{path} is of the task '{content.get('task')}' and not of '{task}'; give the folder its own name back."
         )
+    if not fits(content, _FORM) or not all(
+        row["part"] in ("train", "val", "test") and stays_inside(row["file"]) for row in content["images"]
+    ):
+        raise ValueError(f"{path} is damaged (its entries have other forms). {remedy(folder, task)}")
     return content
 
 
