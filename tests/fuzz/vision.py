@@ -1,8 +1,7 @@
 """Readers of `vpeft` beside those of VTAB-1k: adapters, weights, files of other projects, rows, lists, masks, wheels.
 
 What has a hash that is known (the embedded packages, GGUF among them) is not read before the hash fits. MATLAB files
-are not damaged here: SciPy's reader can end the process, so those without a known hash are read in one of their own
-(test_security.py).
+are damaged in folders.py: SciPy's reader can end the process, so they are read in one of their own.
 """
 
 from __future__ import annotations
