@@ -24,12 +24,15 @@ def apart() -> Iterator[Load]:
 
     What it gives raises ValueError where scipy is not installed or a file is missing or damaged. After a file at which
     the process ended, the next one starts another.
+
+    Raises:
+        RuntimeError: No process can be started, by what is called.
     """
     pools: list[ProcessPoolExecutor] = []
 
     def load(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
         if not pools:
-            pools.append(ProcessPoolExecutor(1, get_context("spawn"), initializer=_limit))
+            pools.append(_started())
         try:
             return pools[0].submit(load_mat, file, names).result()
         except BrokenProcessPool as error:
@@ -43,6 +46,18 @@ def apart() -> Iterator[Load]:
     finally:
         for pool in pools:
             pool.shutdown()
+
+
+def _started() -> ProcessPoolExecutor:
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_limit)
+    try:
+        pool.submit(int).result()  # before a file, which would be blamed
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "MATLAB files are read in a process of their own, and none could be started. In a script of your own, put "
+            "what it does under `if __name__ == '__main__':`, and keep it in a file."
+        ) from error
+    return pool
 
 
 def load_mat(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
