@@ -22,7 +22,7 @@ SECONDS, BYTES = 120, 4 << 30
 def apart() -> Iterator[Load]:
     """`load_mat` in one other process, for as many files as are given to it.
 
-    What it gives raises ValueError where scipy is not installed or a file is missing or damaged. After a file at which
+    What it gives raises ValueError where a file is missing or damaged. After a file at which
     the process ended, the next one starts another.
 
     Raises:
@@ -64,12 +64,10 @@ def load_mat(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     """The content of a MATLAB file, or some of its variables.
 
     Raises:
-        ValueError: scipy is not installed, or the file is missing or damaged.
+        ValueError: The file is missing or damaged.
     """
-    try:
-        from scipy.io import loadmat  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError("Reading MATLAB files needs scipy: pip install 'vpeft[data]'") from error
+    from scipy.io import loadmat
+
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)  # ends the process
     try:
         return loadmat(str(file), variable_names=names)
