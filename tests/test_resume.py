@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.fuzz.reader import signed
 from tests.runs import DROPOUT, tiny_config, write_images
 from vpeft.config import to_yaml
 from vpeft.results import read_rows
 from vpeft.run import train
+from vpeft.tasks import checkpoint_file
 from vpeft.tasks.classification import Classification
 from vpeft.tasks.resuming import AtomicCheckpoints, StepSeeds
 
@@ -150,6 +152,32 @@ def test_an_unfinished_run_is_left_as_it_is_unless_asked(images, tmp_path, monke
     assert train(resumed(config))["folder"] == str(first), "as was said"
     train(dataclasses.replace(config, seed=1))
     assert "is unfinished" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5000])
+def test_a_checkpoint_that_somebody_made_is_refused_in_a_sentence(images, tmp_path, monkeypatch, content):
+    config = make_config(images, tmp_path, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("vpeft.run.save_adapter", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(config)
+    (tmp_path / "run" / "last.ckpt").write_bytes(signed(content))
+    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint of a run \(.*Put back a copy of it"):
+        train(resumed(config))
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("no"), MemoryError(), RuntimeError("unable to mmap: Cannot allocate memory")]
+)
+def test_what_the_machine_lacks_is_not_the_fault_of_a_checkpoint(tmp_path, monkeypatch, error):
+    def load(*given, **named):
+        raise error
+
+    checkpoint_file.write(tmp_path / "last.ckpt", {})
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as raised:
+        checkpoint_file.read(tmp_path / "last.ckpt")
+    assert raised.value is error
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):

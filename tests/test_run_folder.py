@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +90,13 @@ def test_a_full_disk_leaves_no_folder(config, monkeypatch):
     with pytest.raises(OSError, match=r"mine/run.json could not be written: No space left on device. Free some space"):
         run_folder.create(config)
     assert not (config.output / "mine").exists()
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_is_made(config):
+    config.data.root = Path(os.fsdecode(b"caf\xe9"))
+    with pytest.raises(ConfigError, match=r"no UTF-8 text \(at .*caf\\udce9.*rename the file or folder"):
+        run_folder.create(config)
+    assert not config.output.exists()
 
 
 def test_a_run_that_was_killed_before_its_config_was_written_gets_it(config):

@@ -63,7 +63,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The row of a finished run."""
         file = self.path / "result.json"
-        advice = "put back a copy of it, or delete it and give the command again, which goes on with this run"
+        advice = "put back a copy of it, or delete it, and --train.resume true goes on with this run"
         return read_json(file, dict, advice) if file.exists() else None
 
     def finish(self, row: Mapping[str, Any], results: Path) -> None:
@@ -128,14 +128,20 @@ def create(config: AnyConfig) -> RunFolder:
     A highest one in which a process was killed before it could say what it is for is taken over.
 
     Raises:
+        ConfigError: A path in the settings is no UTF-8 text.
         OSError: The folder could not be made; nothing is left of it.
     """
-    name, there = config.name or default_name(config), _numbered(config)
+    name, there, settings = config.name or default_name(config), _numbered(config), _settings(config)
+    try:
+        json.dumps(settings, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # TensorBoard would meet it when all is trained
+        near = error.object[max(0, error.start - 40) : error.start + 10]
+        raise ConfigError(f"A setting is no UTF-8 text (at {near!a}); rename the file or folder.") from error
     number = max(there, default=1)
     while True:
         path = config.output / (name if number == 1 else f"{name}-{number}")
         run = RunFolder(path, secrets.token_hex(8))
-        record = {"id": run.id, "name": name, "settings": _settings(config)}
+        record = {"id": run.id, "name": name, "settings": settings}
         if _is_free(path) and _claim(path, (json.dumps(record, indent=2) + "\n").encode()):
             try:
                 write_atomic(run.config, to_yaml(config).encode())

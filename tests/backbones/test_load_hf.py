@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.zoo import backbone
-from vpeft.backbones import create
+from vpeft.backbones import create, load_hf
 
 
 def test_code_that_comes_with_a_model_is_not_run_even_if_someone_says_yes(tmp_path, monkeypatch):
@@ -25,7 +26,31 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(tmp_path):
     state = load_file(file)
     del state["layernorm.weight"]
     save_file(state, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lack 1 tensors of this model \(layernorm\.weight"):
+    with pytest.raises(ValueError, match=r"lack tensors of this model: layernorm\.weight \(1 in all\)"):
+        create(f"hf:{tmp_path}")
+
+
+def test_weights_without_what_no_output_follows_from_are_taken(tmp_path):
+    whole = backbone("hf_dinov2")
+    whole.model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    del state["embeddings.mask_token"]
+    save_file(state, file, {"format": "pt"})
+    images = torch.randn(2, 3, *whole.image_size)
+    for pretrained in ("auto", str(file)):
+        found = create(f"hf:{tmp_path}", pretrained).eval()
+        torch.testing.assert_close(found(images), whole.eval()(images), rtol=0, atol=0)
+
+
+def test_memory_that_is_short_is_not_the_fault_of_a_folder(tmp_path, monkeypatch):
+    backbone("hf_dinov2").model.save_pretrained(tmp_path)
+
+    def short(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(load_hf.Dinov2Model, "from_pretrained", short)
+    with pytest.raises(torch.OutOfMemoryError):
         create(f"hf:{tmp_path}")
 
 

@@ -49,11 +49,11 @@ _OPEN = ExitStack()  # the process that reads MATLAB files ends with this one
 
 @cache
 def _load() -> matlab.Load:
-    return _OPEN.enter_context(matlab.apart())
+    return _OPEN.enter_context(matlab.apart("unpack the download again"))
 
 
 @contextmanager
-def _apart() -> Iterator[matlab.Load]:
+def _apart(advice: str) -> Iterator[matlab.Load]:
     yield _load()
 
 

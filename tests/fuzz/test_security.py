@@ -183,7 +183,7 @@ def test_after_a_crash_the_next_matlab_file_is_read(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "setid.mat").read_bytes())
     data[144] = 5
     (tmp_path / "bad.mat").write_bytes(data)
-    with matlab.apart() as load:
+    with matlab.apart("fetch it again") as load:
         with pytest.raises(ValueError, match="crashed on it"):
             load(tmp_path / "bad.mat")
         assert load(tmp_path / "setid.mat", ["valid"])["valid"].shape == (1, 20)
@@ -195,7 +195,10 @@ def test_a_matlab_file_may_not_take_all_memory(tmp_path: Path) -> None:
     assert data[160:168] == struct.pack("<2i", 1, 2), "the sizes of x"
     data[160:168] = struct.pack("<2i", 30_000, 30_000)
     (tmp_path / "big.mat").write_bytes(data)
-    with matlab.apart() as load, pytest.raises(ValueError, match=r"big\.mat is not .*Unable to allocate 6\.71 GiB"):
+    with (
+        matlab.apart("fetch it again") as load,
+        pytest.raises(ValueError, match=r"big\.mat is not .*Unable to allocate 6\.71 GiB"),
+    ):
         load(tmp_path / "big.mat")
 
 

@@ -128,7 +128,7 @@ def pascal(folder: Path) -> None:
 def _prepared(folder: Path) -> Any:
     for made in folder.rglob("*.png"):
         made.unlink()
-    return list(pascal_prepare.prepare(folder, load_mat))
+    return list(pascal_prepare.prepare(folder, lambda file: load_mat(file, "unpack the download again")))
 
 
 def _san(folder: Path) -> None:

@@ -16,6 +16,7 @@ from tests.interop.models import weights
 from vpeft.backbones import create
 from vpeft.checkpoint import load_adapter
 from vpeft.interop import imported, official
+from vpeft.interop.command import classes_of
 from vpeft.interop.imported import Preparation
 
 VIT, SWIN, SWIN_VPT = "vpeft_golden_vit", "vpeft_golden_swin", "vpeft_golden_swin_vpt"
@@ -222,3 +223,9 @@ def test_a_head_of_another_width_is_refused(tmp_path):
 def test_a_backbone_that_the_official_code_does_not_know_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no fact_tt for a backbone like vpeft_golden_swin: it has no name for"):
         read("fact_tt", files.fact_tt("cls_fact_tt"), tmp_path, SWIN, {"scale": 0.5})
+
+
+def test_a_hundred_classes_on_the_command_line_are_no_name_of_a_file(tmp_path):
+    assert classes_of(", ".join(f"class {i}" for i in range(100)))[99] == "class 99"
+    (tmp_path / "classes.txt").write_text("cat\n\ndog\n")
+    assert classes_of(str(tmp_path / "classes.txt")) == ["cat", "dog"]

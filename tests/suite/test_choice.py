@@ -12,7 +12,10 @@ def make(points):
         Member(f"t{n}", "lora", "digits", 0, "tuning", {}, {"optim.lr": lr, "optim.weight_decay": wd})
         for n, (lr, wd) in enumerate(points)
     ]
-    grid = {"optim.lr": sorted({lr for lr, _ in points}), "optim.weight_decay": sorted({wd for _, wd in points})}
+    grid = {
+        "optim.lr": sorted({lr for lr, _ in points}, key=float),
+        "optim.weight_decay": sorted({wd for _, wd in points}, key=float),
+    }
     final = Member("f", "lora", "digits", 3, "final", {}, {}, grid, [one.id for one in tuning])
     return final, {one.id: one for one in [*tuning, final]}
 
@@ -34,6 +37,10 @@ def test_the_highest_accuracy_on_val_wins(tmp_path):
 def test_of_equals_the_smaller_rate_then_the_smaller_decay(tmp_path):
     points = [(1e-1, 0.0), (1e-2, 1e-3), (1e-2, 1e-4)]
     assert chosen(tmp_path, points, [done(0.6)] * 3) == (1e-2, 1e-4)
+
+
+def test_numbers_in_quotation_marks_are_numbers(tmp_path):
+    assert chosen(tmp_path, [("2e-2", 0.0), (0.01, "0.1"), ("1e-2", 0.05)], [done(0.5)] * 3) == ("1e-2", 0.05)
 
 
 def test_a_rate_at_which_the_loss_is_no_number_is_never_chosen(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from vpeft import failures
 from vpeft.backbones.backbone import Preprocessing
 from vpeft.backbones.beside import Joint, TextTower
 from vpeft.backbones.hf_vit import grid_of
@@ -51,6 +53,8 @@ _OWN = {
     "siglip_vision_model": Preprocessing(_INCEPTION, _INCEPTION, "bicubic"),
 }
 _PIL_BILINEAR = 2
+_HUB = (OSError, RuntimeError, ValueError)  # what transformers raises where a hub cannot be reached
+_UNREAD = {"embeddings.mask_token"}  # of masked training alone
 
 
 def load(name: str, pretrained: str, image_size: tuple[int, int] | None, seed: int) -> Loaded:
@@ -131,11 +135,15 @@ def _config(name: str) -> Any:
 def _read(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # a damaged file makes transformers raise anything
-        if _is_folder(name):
+    except Exception as error:
+        if failures.out_of_memory(error):
+            raise
+        if _is_folder(name):  # damaged files make transformers and safetensors raise anything
             raise ValueError(
                 f"The folder {name} holds no config.json that transformers can read: {error!s:.400}"
             ) from error
+        if not isinstance(error, _HUB):
+            raise
         raise RuntimeError(
             f"The config of hf:{name} could not be fetched ({type(error).__name__}), and without it the model cannot "
             "be built, not even with random weights. Give a local folder that holds its config.json (hf:FOLDER), or "
@@ -149,25 +157,36 @@ def _random(tower: Any, config: Any, options: dict[str, Any], seed: int, name: s
         try:
             return tower(config, **options)
         except Exception as error:  # whatever sizes that fit no layer lead to
+            if failures.out_of_memory(error):
+                raise
             raise ValueError(f"The config of hf:{name} describes no model ({error!s:.400}); correct it.") from error
 
 
 def _stored(tower: Any, config: Any, options: dict[str, Any], name: str) -> Any:
     try:
         model, info = tower.from_pretrained(name, config=config, output_loading_info=True, **options)
-    except Exception as error:  # a damaged file makes safetensors and transformers raise anything
-        if _is_folder(name):
+    except Exception as error:
+        if failures.out_of_memory(error):
+            raise
+        if _is_folder(name):  # damaged files make transformers and safetensors raise anything
             raise ValueError(
                 f"The folder {name} holds no weights that fit its config.json ({error!s:.400}); save both again with "
                 "save_pretrained, or copy them again."
             ) from error
+        if not isinstance(error, _HUB):
+            raise
         raise hub_unreachable(f"hf:{name}", error) from error
-    if missing := sorted(info["missing_keys"]):  # transformers would leave them random
+    if missing := _missing(info):  # transformers would leave them random
         raise ValueError(
-            f"The weights of hf:{name} lack {len(missing)} tensors of this model ({missing[0]}, ...); copy or save "
-            "them again."
+            f"The weights of hf:{name} lack tensors of this model: {', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''} ({len(missing)} in all). Copy or save them again; if they never "
+            "had them, let config.json describe a model without."
         )
     return model
+
+
+def _missing(info: Mapping[str, Any]) -> list[str]:
+    return sorted(set(info["missing_keys"]) - _UNREAD)
 
 
 def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> Any:
@@ -176,7 +195,7 @@ def _from_file(tower: Any, config: Any, options: dict[str, Any], path: Path) -> 
     model, info = tower.from_pretrained(
         None, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    wrong = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    wrong = [*_missing(info), *(key for key, *_ in info["mismatched_keys"])]
     blocks = {int(m[1]) for key in state if "text_model" not in key and (m := re.search(r"\blayers?\.(\d+)\.", key))}
     layers = getattr(config, "vision_config", config).num_hidden_layers
     if len(blocks) > layers:
@@ -204,6 +223,8 @@ def _preprocessing(name: str, kind: str) -> Preprocessing:
         return _OWN[kind]
     if not all(fits(stored.get(key), [NUMBER]) and len(stored[key]) == 3 for key in ("image_mean", "image_std")):
         raise ValueError(f"{found}: image_mean and image_std must be three numbers each; {advice}.")
+    if not all(stored["image_std"]):
+        raise ValueError(f"{found}: image_std is {stored['image_std']}, and images are divided by it; {advice}.")
     interpolation = "bilinear" if stored.get("resample") == _PIL_BILINEAR else "bicubic"
     return Preprocessing(tuple(stored["image_mean"]), tuple(stored["image_std"]), interpolation)
 

@@ -16,14 +16,18 @@ from typing import Any
 Load = Callable[..., dict[str, Any]]
 # The largest file that is read, SVHN's, takes two seconds and not half a GB; damaged sizes ask for anything.
 SECONDS, BYTES = 120, 4 << 30
+_STATM = Path("/proc/self/statm")
 
 
 @contextmanager
-def apart() -> Iterator[Load]:
+def apart(advice: str) -> Iterator[Load]:
     """`load_mat` in one other process, for as many files as are given to it.
 
     What it gives raises ValueError where a file is missing or damaged. After a file at which
     the process ended, the next one starts another.
+
+    Args:
+        advice: What to do with a damaged file, for its error.
 
     Raises:
         RuntimeError: No process can be started, by what is called.
@@ -34,11 +38,14 @@ def apart() -> Iterator[Load]:
         if not pools:
             pools.append(_started())
         try:
-            return pools[0].submit(load_mat, file, names).result()
+            return pools[0].submit(load_mat, file, advice, names).result()
+        except ValueError as error:
+            raise ValueError(str(error)) from error  # of this process, or it would be no sentence of the tools
         except BrokenProcessPool as error:
             pools.pop().shutdown()
             raise ValueError(
-                f"{file} is not a whole MATLAB file (SciPy's reader crashed on it, or took over {SECONDS} seconds)."
+                f"{file} is not a whole MATLAB file (SciPy's reader crashed on it, or took over {SECONDS} seconds); "
+                f"{advice}."
             ) from error
 
     try:
@@ -60,7 +67,7 @@ def _started() -> ProcessPoolExecutor:
     return pool
 
 
-def load_mat(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
+def load_mat(file: Path, advice: str, names: Sequence[str] | None = None) -> dict[str, Any]:
     """The content of a MATLAB file, or some of its variables.
 
     Raises:
@@ -72,11 +79,16 @@ def load_mat(file: Path, names: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         return loadmat(str(file), variable_names=names)
     except Exception as error:  # scipy raises whatever its parser meets
-        raise ValueError(f"{file} is not a whole MATLAB file ({error!s:.400}).") from error
+        reason = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise ValueError(f"{file} is not a whole MATLAB file ({reason:.400}); {advice}.") from error
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _limit() -> None:
+    if not _STATM.exists():  # another system than Linux
+        return
+    # What the script above imports is in this process too, and a torch for GPUs is large.
+    most = int(_STATM.read_text().split()[0]) * resource.getpagesize() + BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES if hard < 0 else min(BYTES, hard), hard))
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))

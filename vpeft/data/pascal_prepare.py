@@ -85,7 +85,7 @@ def prepare(root: Path, load: Load | None = None) -> Iterator[tuple[int, int]]:
         ValueError: something of the download is missing or damaged.
     """
     if load is None:
-        with apart() as load:
+        with apart("unpack the download again") as load:
             yield from prepare(root, load)
         return
     names = [name for part in COUNTS for name in identifiers(root, part)]
@@ -93,18 +93,22 @@ def prepare(root: Path, load: Load | None = None) -> Iterator[tuple[int, int]]:
         yield done, len(names)
         file = root / FOLDERS["human_parts"][0] / f"{name}.png"
         if not file.is_file():
+            people, size = file.with_suffix(".mat"), _size(root, name)
+            found = load(people)
             try:
-                mask = parts(load(file.with_suffix(".mat"))["anno"], _size(root, name))
+                mask = parts(found["anno"], size)
             except (ValueError, KeyError, IndexError, TypeError) as error:
-                raise ValueError(f"{file.with_suffix('.mat')}: {error!s:.400}") from error
+                raise ValueError(f"{people}: {str(error).rstrip('.'):.400}; unpack the download again.") from error
             _write(file, mask)
         file = root / FOLDERS["valid"][0] / f"{name}.png"
         if not file.is_file():
             labels = root / "pascal-context" / "trainval" / f"{name}.mat"
+            found = load(labels)
             try:
-                _write(file, valid(np.asarray(load(labels)["LabelMap"]).astype(np.int64)))
+                mask = valid(np.asarray(found["LabelMap"]).astype(np.int64))
             except (ValueError, KeyError, IndexError, TypeError) as error:
-                raise ValueError(f"{labels}: {error!s:.200}; unpack the download again.") from error
+                raise ValueError(f"{labels}: {str(error).rstrip('.'):.400}; unpack the download again.") from error
+            _write(file, mask)
     yield len(names), len(names)
 
 

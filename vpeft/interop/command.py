@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def classes_of(text: str | None) -> list[str] | None:
         return None
     path = Path(text)
     try:
-        names = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+        # os.path, because a long list is no name of a file, at which pathlib raises.
+        names = path.read_text(encoding="utf-8").splitlines() if os.path.isfile(text) else text.split(",")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no UTF-8 text ({error}); write one class a line") from error
     return [name.strip() for name in names if name.strip()]

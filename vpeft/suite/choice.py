@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vpeft.suite.folder import SuiteFolder
-from vpeft.suite.members import Member
+from vpeft.suite.members import Member, ranked
 
 if TYPE_CHECKING:
     from vpeft.suite.states import State
@@ -71,5 +71,4 @@ def _accuracy(state: State) -> float | None:
 
 
 def _rank(entry: Mapping[str, Any]) -> tuple[float, ...]:
-    point = entry["point"]
-    return -entry["val_accuracy"], point.get("optim.lr", 0.0), point.get("optim.weight_decay", 0.0)
+    return -entry["val_accuracy"], *ranked(entry["point"])

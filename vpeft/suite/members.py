@@ -17,7 +17,7 @@ _MEMBER = {"id": str, "method": str, "task": str, "seed": int, "phase": str, "se
 _MEMBER |= {"grid": {str: list}, "needs": [str]}
 _ITEM = {"index": int, "phase": str, "members": [str]}
 # By which the better of two equal points is chosen.
-_RANKED = ("optim.lr", "optim.weight_decay")
+RANKED = ("optim.lr", "optim.weight_decay")
 # Where a run lies and how it is loaded: its numbers do not depend on them.
 _FREE = {"": ("output", "name"), "data": ("workers",), "train": ("resume",)}
 
@@ -86,9 +86,21 @@ def member_of(row: Mapping[str, Any]) -> Member | None:
     """The member that a line of members.jsonl states; None where it states none."""
     if not fits(row, _MEMBER) or row["phase"] not in get_args(Phase):
         return None
-    if not all(fits(row["point"].get(key, 0.0), NUMBER) for key in _RANKED):
+    if any(_number(row["point"].get(key, 0.0)) is None for key in RANKED):
         return None
     return Member(**{key: row[key] for key in _MEMBER})
+
+
+def ranked(point: Mapping[str, Any]) -> tuple[float, ...]:
+    """The values of RANKED in a point, 0 where it has none; they may be numbers in quotation marks."""
+    return tuple(float(point.get(key, 0.0)) for key in RANKED)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if fits(value, NUMBER | str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def item_of(row: Mapping[str, Any]) -> Item | None:

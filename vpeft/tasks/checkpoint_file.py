@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vpeft import failures
 from vpeft.fetch import write_atomic
 
 _MARK = b"vpeft sha256 "
@@ -71,12 +72,23 @@ def read(path: Path) -> Any:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, or holds more than tensors and plain values.
     """
-    whole = find(path) or path
+    return load(find(path) or path, mmap=True)
+
+
+def load(path: Path, mmap: bool) -> Any:
+    """The same of a file that `find` gave.
+
+    Args:
+        path: The file.
+        mmap: Whether tensors are read when they are used; else they are read now.
+    """
     try:
-        return torch.load(whole, weights_only=True, map_location="cpu", mmap=True)
-    except FileNotFoundError:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # its sha256 fits, so somebody made it: bytes that are no archive raise anything
+        if failures.out_of_memory(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path} is no checkpoint of a run ({reason:.300}). Put back a copy of it, or delete it: the same command "

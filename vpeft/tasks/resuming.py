@@ -23,10 +23,13 @@ ADVICE = "Try a lower optim.lr, a longer optim.warmup_epochs, --train.clip 1.0, 
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes as `vpeft.tasks.checkpoint_file` does; that is asked whether a file is whole before Lightning reads it."""
+    """Writes and reads as `vpeft.tasks.checkpoint_file` does; that is asked before whether a file is whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         checkpoint_file.write(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return checkpoint_file.load(Path(path), mmap=False)  # of the optimiser it becomes the state itself
 
 
 class Interrupted(SystemExit):

@@ -252,7 +252,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
         "setid.mat lists the image 60; .*labels.mat has labels 1 to 59",
     ),
     ("oxford_flowers102", flowers_without_an_image, "holds no 'jpg/image_00061.jpg'"),
-    ("oxford_flowers102", flowers_mat, "setid.mat has no row 'trnid' that SciPy can read"),
+    ("oxford_flowers102", flowers_mat, "setid.mat is not a whole MATLAB file .*; fetch it again from http"),
     ("oxford_iiit_pet", pets_label, "has the label 37; this task has labels from 0 to 36"),
     ("oxford_iiit_pet", pets_line, "trainval.txt has the line 'Abyssinian_1 one 1'; expected name, class, species"),
     ("oxford_iiit_pet", pets_without_an_image, "holds no 'images/Abyssinian_99.jpg'"),

@@ -52,7 +52,7 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
     """
     images, labels_file, sets_file = (locate(folder, needed, HOW) for needed in ARCHIVES)
     archive = Archive(images)
-    with apart() as load:
+    with apart(f"fetch it again from {_URL}") as load:
         labels = _rows(load, labels_file, ["labels"])["labels"]
         sets = _rows(load, sets_file, list(_SETS.values()))
 
@@ -69,14 +69,13 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
 
 
 def _rows(load: Load, path: Path, variables: Sequence[str]) -> dict[str, np.ndarray]:
-    rows, name = {}, variables[0]
+    rows, name, found = {}, variables[0], load(path, variables)
     try:
-        found = load(path, variables)
         for name in variables:
             (row,) = found[name].astype(np.int64, casting="same_kind")
             rows[name] = row.reshape(len(row))
     except Exception as error:  # damaged bytes make arrays of any kind
         raise ValueError(
-            f"{path} has no row '{name}' that SciPy can read ({error!r:.400}); fetch it again from {_URL}."
+            f"{path} has no row '{name}' of whole numbers ({error!r:.400}); fetch it again from {_URL}."
         ) from error
     return rows

@@ -39,16 +39,16 @@ def read(folder: Path, task: str) -> dict[str, list[Example]]:
         ValueError: A file is missing, damaged or another one.
     """
     paths = [locate(folder, needed, HOW) for needed in ARCHIVES]
-    with apart() as load:
+    with apart("fetch it again") as load:
         return {split: _read(path, load) for split, path in zip(("train", "test"), paths, strict=True)}
 
 
 def _read(path: Path, load: Load) -> list[Example]:
+    found = load(path, ["X", "y"])
     try:
-        found = load(path, ["X", "y"])
         images, labels = found["X"], found["y"].reshape(-1).astype(np.int64)
     except Exception as error:  # damaged bytes make arrays of any kind
-        raise ValueError(f"{path} is not a whole MATLAB file with X and y ({error!s:.400}); fetch it again.") from error
+        raise ValueError(f"{path} has no arrays X and y ({error!r:.400}); fetch it again.") from error
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: X holds {images.dtype}, and bytes are expected; fetch it again.")
     if images.shape != (32, 32, 3, len(labels)) or not ((labels >= 1) & (labels <= 10)).all():
