@@ -55,8 +55,10 @@ def test_memory_has_counts_bytes_and_shares(record, here):
 
 
 def test_memory_is_of_a_process_of_its_own(record):
-    measure.memory(TINY, ["linear"], 1, record, quiet)
-    assert read(record.path)["memory"]["linear"]["memory"] > 2**20
+    measure.memory(TINY, ["linear"], 3, record, quiet)
+    found = read(record.path)["memory"]["linear"]
+    assert found["memory"] == sorted(found["peaks"])[1] > 2**20
+    assert 0 < found["tensors"] < found["memory"]
 
 
 def test_times_of_a_session_stand_round_by_round_with_full(record):

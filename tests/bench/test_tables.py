@@ -20,7 +20,15 @@ RUN = {
 def held(memory, operations, **other):
     counts = {"operations": operations, "bytes": [10, 20, 0], "blocks_backward": 1.0, "weights_trained": 0.0}
     sizes = {"parameters": 1000, "trained_bytes": 4000, "file_bytes": 6_000_000, "head_bytes": 1_000_000}
-    return {"memory": memory * 2**20, **counts, **sizes, "run": 0, **other}
+    return {
+        "memory": memory * 2**20,
+        "peaks": [memory * 2**20],
+        "tensors": memory * 2**19,
+        **counts,
+        **sizes,
+        "run": 0,
+        **other,
+    }
 
 
 def parts(*seconds):
@@ -73,7 +81,7 @@ def test_steps_are_of_the_newest_session_and_over_its_own_full():
     text = tables.steps(data())
     assert row(text, "lora-qkv") == [
         *("lora-qkv", "1,000", "5.00", "2.00", "2.00", "0.00", "4.00", "2.0"),
-        *("0.50 (0.50 to 0.75)", "0.70", "600", "0.60"),
+        *("0.50 (0.50 to 0.75)", "0.70", "600", "0.60", "0.60"),
     ]
     assert row(text, "full")[8] == "1.00"
 
@@ -85,11 +93,18 @@ def test_a_profile_shows_the_operations_that_take_nearly_all_of_a_step():
     ]
 
 
+def test_a_peak_is_the_median_of_its_processes():
+    found = data()
+    found["memory"]["full"] |= {"peaks": [900 * 2**20, 1000 * 2**20, 1200 * 2**20]}
+    assert row(tables.steps(found), "full")[10] == "1,000 (950 to 1,100)"
+
+
 def test_pairs_compare_with_peft_in_the_same_rounds():
     assert row(tables.pairs(data()), "lora-qkv / peft-lora-qkv")[1:] == [
         "1,000",
         "1,000",
         "1.00 (0.75 to 1.00)",
+        "0.75",
         "0.75",
     ]
 

@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     text = f"of {', '.join(MEASURES)}; memory alone does not need a quiet machine"
     one.add_argument("--measure", type=cli.words, default=["memory", "time"], help=f"{text} (default: memory,time)")
     one.add_argument("--cases", type=cli.words, help="by default all; lora-qkv@bf16 has its own precision")
-    one.add_argument("--rounds", type=cli.at_least_one, help="turns of each (default: 5, of compile and profile 3)")
+    one.add_argument(
+        "--rounds", type=cli.at_least_one, help="turns of each (default: 5, of memory, compile and profile 3)"
+    )
     _add_settings(one, Setting())
 
     one = commands.add_parser("curves", help="growth beside theory", allow_abbrev=False)

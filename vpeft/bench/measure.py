@@ -6,6 +6,7 @@ keeps what it has.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import Tensor
 from vpeft.backbones import Backbone
 from vpeft.bench.cases import resolved, stored
 from vpeft.bench.inference import inference
-from vpeft.bench.process import fresh, reason, wait
+from vpeft.bench.process import fresh, held, reason, wait
 from vpeft.bench.profile import profile
 from vpeft.bench.record import Record
 from vpeft.bench.setting import Setting
@@ -30,9 +31,15 @@ Say = Callable[[str], None]
 
 
 def memory(setting: Setting, cases: Sequence[str], rounds: int, record: Record, say: Say) -> None:
-    """Peak memory and counts of every case, in a fresh process each."""
+    """Counts of every case and, of as many fresh processes as rounds, the peak memory: it is not the same each time."""
+
+    def run(case: str) -> dict[str, Any]:
+        first, *others = (fresh(_footprint, setting, case, number == 0) for number in range(rounds))
+        peaks = [one["memory"] for one in (first, *others)]
+        return {**first, "memory": statistics.median(peaks), "peaks": peaks}
+
     for case in cases:
-        found = _attempt(record, "memory", case, say, lambda case=case: fresh(_footprint, setting, case))
+        found = _attempt(record, "memory", case, say, lambda case=case: run(case))
         if found:
             say(f"{case}: {found['memory'] / 2**20:,.0f} MiB, {sum(found['operations']) / 1e9:,.0f} GFLOP a step")
 
@@ -92,7 +99,7 @@ MEASURES = {
     "compile": compilation,
     "profile": profiles,
 }
-ROUNDS = {"memory": 1, "time": 5, "inference": 5, "compile": 3, "profile": 3}  # by default
+ROUNDS = {"memory": 3, "time": 5, "inference": 5, "compile": 3, "profile": 3}  # by default
 
 
 def _attempt(record: Record, measure: str, case: str, say: Say, run: Callable[[], dict[str, Any]]) -> Any:
@@ -107,7 +114,7 @@ def _attempt(record: Record, measure: str, case: str, say: Say, run: Callable[[]
     return found
 
 
-def _footprint(setting: Setting, case: str) -> dict[str, Any]:
+def _footprint(setting: Setting, case: str, tensors: bool) -> dict[str, Any]:
     spec, setting = resolved(case, setting)
     from vpeft.tasks.timing import forget_peak, peak_memory
 
@@ -132,6 +139,7 @@ def _footprint(setting: Setting, case: str) -> dict[str, Any]:
         "head_bytes": head,
         "memory": memory,
         **counted,
+        **({"tensors": held(step, device)} if tensors else {}),
     }
 
 

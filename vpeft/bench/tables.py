@@ -105,8 +105,9 @@ def steps(data: Data) -> str:
                 f"{data['setting']['batch'] / statistics.median(whole):.1f}" if whole else "",
                 _shown(against(data, case, "full")),
                 _share(memory, case, "operations"),
-                f"{held['memory'] / MIB:,.0f}" if held else "",
+                _peak(held) if held else "",
                 _share(memory, case, "memory"),
+                _share(memory, case, "tensors"),
             ]
         )
     columns = [
@@ -122,15 +123,20 @@ def steps(data: Data) -> str:
         "operations / full",
         "peak memory, MiB",
         "memory / full",
+        "tensors / full",
     ]
     return markdown(columns, rows) if rows else ""
 
 
-def _share(memory: Data, case: str, key: str) -> str:
-    if case not in memory or "full" not in memory:
+def _share(memory: Data, case: str, key: str, other: str = "full") -> str:
+    if any(key not in memory.get(name, {}) for name in (case, other)):
         return ""
-    one, full = (memory[name][key] for name in (case, "full"))
+    one, full = (memory[name][key] for name in (case, other))
     return f"{sum(one) / sum(full):.2f}" if isinstance(one, list) else f"{one / full:.2f}"
+
+
+def _peak(held: Data) -> str:
+    return f"{Spread.of([peak / MIB for peak in held['peaks']]):,.0f}"
 
 
 def _shown(spread: Spread | None) -> str:
@@ -229,10 +235,10 @@ def pairs(data: Data) -> str:
     for ours, theirs in PAIRS.items():
         spread, both = against(data, ours, theirs), ours in memory and theirs in memory
         if spread or both:
-            share = f"{memory[ours]['memory'] / memory[theirs]['memory']:.2f}" if both else ""
+            shares = [_share(memory, ours, key, theirs) for key in ("memory", "tensors")]
             counts = [f"{memory[name]['parameters']:,}" if both else "" for name in (ours, theirs)]
-            rows.append([f"{ours} / {theirs}", *counts, _shown(spread), share])
-    columns = ["pair", "parameters, ours", "theirs", "time, ours / theirs", "memory, ours / theirs"]
+            rows.append([f"{ours} / {theirs}", *counts, _shown(spread), *shares])
+    columns = ["pair", "parameters, ours", "theirs", "time, ours / theirs", "memory", "tensors"]
     return markdown(columns, rows) if rows else ""
 
 
