@@ -30,9 +30,8 @@ def fresh(run: Callable[..., T], *arguments: Any) -> T:
         RuntimeError: The process died, out of memory for instance.
         Exception: What `run` raised.
     """
-    context = multiprocessing.get_context("forkserver")  # imports once what all of them need
-    context.set_forkserver_preload([run.__module__])
-    with ProcessPoolExecutor(1, context) as pool:
+    # Not from a fork server: its children would have one layout of memory, and one peak, however often they are asked.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(run, *arguments).result()
         except BrokenProcessPool as error:

@@ -136,7 +136,7 @@ def _share(memory: Data, case: str, key: str, other: str = "full") -> str:
 
 
 def _peak(held: Data) -> str:
-    return f"{Spread.of([peak / MIB for peak in held['peaks']]):,.0f}"
+    return f"{Spread.of([peak / MIB for peak in held.get('peaks', [held['memory']])]):,.0f}"
 
 
 def _shown(spread: Spread | None) -> str:
