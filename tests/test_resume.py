@@ -136,12 +136,17 @@ def test_resume_without_a_checkpoint_starts_in_the_same_folder(images, tmp_path,
     assert_equal_to(uninterrupted, config, train(resumed(config)))
 
 
-def test_an_unfinished_run_is_left_as_it_is_unless_asked(images, tmp_path, monkeypatch, capsys):
-    config = make_config(images, tmp_path, epochs=1)
+def train_without_end(config, monkeypatch):
+    """Train to the last checkpoint and stop before there is an adapter."""
     with monkeypatch.context() as patch:
         patch.setattr("vpeft.run.save_adapter", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config)
+
+
+def test_an_unfinished_run_is_left_as_it_is_unless_asked(images, tmp_path, monkeypatch, capsys):
+    config = make_config(images, tmp_path, epochs=1)
+    train_without_end(config, monkeypatch)
     before, first = (tmp_path / "run" / "last.ckpt").read_bytes(), tmp_path / "run"
     assert train(config)["folder"].endswith("run-2")
     assert (first / "last.ckpt").read_bytes() == before
@@ -157,10 +162,7 @@ def test_an_unfinished_run_is_left_as_it_is_unless_asked(images, tmp_path, monke
 @pytest.mark.parametrize("content", [b"", b"x" * 5000])
 def test_a_checkpoint_that_somebody_made_is_refused_in_a_sentence(images, tmp_path, monkeypatch, content):
     config = make_config(images, tmp_path, epochs=1)
-    with monkeypatch.context() as patch:
-        patch.setattr("vpeft.run.save_adapter", lambda *args: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(config)
+    train_without_end(config, monkeypatch)
     (tmp_path / "run" / "last.ckpt").write_bytes(signed(content))
     with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint of a run \(.*Put back a copy of it"):
         train(resumed(config))
