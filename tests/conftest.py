@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+import signal
 
 # Weights come from packages or from files the tests write: no test waits for a hub to answer.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +10,10 @@ import hypothesis
 import torch
 
 import vpeft  # noqa: F401  the torchvision guard comes before any other import of torchvision
+
+# A shell has what it starts in the background ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # the models are tiny: more threads only get in each other's way
 
