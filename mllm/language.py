@@ -213,8 +213,7 @@ def _config(folder: Path) -> Any:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # what is wrong decides which of transformers' checks fails, and how
         raise ValueError(
-            f"transformers cannot read {folder / 'config.json'} ({error}); choose a model that the installed "
-            "version knows."
+            f"transformers cannot read {folder / 'config.json'} ({error}); choose a model that this version knows."
         ) from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
